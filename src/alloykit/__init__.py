@@ -1,0 +1,96 @@
+"""alloykit combines trained PyTorch models and measures which combination is worth shipping."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> the module that holds it. Imported on first use, so that `import alloykit` and
+# `alloykit --help` stay fast.
+_HOMES = {
+    "AlloyError": "alloykit.errors",
+    "Comparison": "alloykit.comparison.comparing",
+    "Ensemble": "alloykit.ensembling.module",
+    "ExponentialMovingAverage": "alloykit.training.averages",
+    "LastKAverage": "alloykit.training.averages",
+    "StochasticWeightAverage": "alloykit.training.averages",
+    "average": "alloykit.api",
+    "compare": "alloykit.api",
+    "diagnose": "alloykit.api",
+    "ensemble": "alloykit.api",
+    "inspect": "alloykit.api",
+    "interpolate": "alloykit.api",
+    "load_exported": "alloykit.ensembling.exporting",
+    "match": "alloykit.checkpoints.matching",
+    "merge": "alloykit.api",
+    "methods": "alloykit.api",
+    "open_checkpoint": "alloykit.checkpoints.opening",
+    "save_checkpoint": "alloykit.api",
+    "save_ensemble": "alloykit.ensembling.exporting",
+    "soup": "alloykit.api",
+    "update_batch_norm": "alloykit.evaluation.batch_norm",
+}
+
+if TYPE_CHECKING:
+    from alloykit.api import (
+        average,
+        compare,
+        diagnose,
+        ensemble,
+        inspect,
+        interpolate,
+        merge,
+        methods,
+        save_checkpoint,
+        soup,
+    )
+    from alloykit.checkpoints.matching import match
+    from alloykit.checkpoints.opening import open_checkpoint
+    from alloykit.comparison.comparing import Comparison
+    from alloykit.ensembling.exporting import load_exported, save_ensemble
+    from alloykit.ensembling.module import Ensemble
+    from alloykit.errors import AlloyError
+    from alloykit.evaluation.batch_norm import update_batch_norm
+    from alloykit.training.averages import (
+        ExponentialMovingAverage,
+        LastKAverage,
+        StochasticWeightAverage,
+    )
+
+__all__ = [
+    "AlloyError",
+    "Comparison",
+    "Ensemble",
+    "ExponentialMovingAverage",
+    "LastKAverage",
+    "StochasticWeightAverage",
+    "average",
+    "compare",
+    "diagnose",
+    "ensemble",
+    "inspect",
+    "interpolate",
+    "load_exported",
+    "match",
+    "merge",
+    "methods",
+    "open_checkpoint",
+    "save_checkpoint",
+    "save_ensemble",
+    "soup",
+    "update_batch_norm",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'alloykit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,55 @@
+"""Checkpoint -> state dict, and state dict -> module, with everything that is wrong listed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from alloykit.checkpoints.wording import counted
+from alloykit.errors import CheckpointError, listing
+from alloykit.types import Checkpoint
+
+
+def state_dict(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """All tensors of a checkpoint in memory; tied names share one tensor."""
+    read: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+    state = {}
+    for name, spec in checkpoint.specs().items():
+        key = (spec.place, spec.shape)
+        if key not in read:
+            read[key] = checkpoint.read(name)
+        state[name] = read[key]
+    return state
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy a state dict into a module of the same architecture; tied names may be given once.
+
+    Raises:
+        CheckpointError: Names or shapes that do not fit the module; all are listed.
+    """
+    own = {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}
+    places = {name: (t.data_ptr(), t.shape) if t.numel() else name for name, t in own.items()}
+    given = {places[name] for name in state if name in own}
+    wrong = [
+        f"{name}   the model has it, the checkpoint does not"
+        for name in own
+        if name not in state and places[name] not in given
+    ]
+    wrong += [f"{n}   the checkpoint has it, the model does not" for n in state if n not in own]
+    wrong += [
+        f"{name}   model: {list(own[name].shape)}   checkpoint: {list(tensor.shape)}"
+        for name, tensor in state.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"The checkpoint does not fit {type(module).__name__}: "
+            f"{counted(len(wrong), 'difference')}.\n{listing(wrong)}\n"
+            "Check the architecture, and its arguments, that builds the model."
+        )
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)

@@ -1,0 +1,1 @@
+"""Every way of combining, measured side by side: candidates, run, recommendation, report."""

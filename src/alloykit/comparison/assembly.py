@@ -1,0 +1,107 @@
+"""Recipe -> model: rebuild any row of a comparison, and write it as a file.
+
+A recipe is JSON: {"kind": "member" | "ensemble" | "merge", "members": [names], ...}. An ensemble
+has "rule", "parameters" and the fitted "state"; a merge has "method", "parameters", "weights",
+"base" and, where BatchNorm statistics are to be re-estimated, "batch_norm".
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from alloykit.checkpoints.loading import load_state
+from alloykit.checkpoints.opening import open_checkpoint
+from alloykit.checkpoints.provenance import provenance
+from alloykit.checkpoints.writing import write_safetensors
+from alloykit.comparison.setting import Setting
+from alloykit.ensembling.exporting import save_ensemble
+from alloykit.ensembling.module import Ensemble
+from alloykit.errors import InvalidParameter
+from alloykit.evaluation.batch_norm import update_batch_norm
+from alloykit.execution.plan import plan_merge
+from alloykit.execution.run import merge_in_memory
+from alloykit.registry import ensemble_rules
+
+ENSEMBLE_SUFFIX = ".pt2"
+WEIGHTS_SUFFIX = ".safetensors"
+
+
+def assemble(recipe: Mapping[str, Any], setting: Setting) -> nn.Module:
+    """The model that a recipe describes, in eval mode. Members are never changed."""
+    members = [setting.member(name) for name in recipe["members"]]
+    if recipe["kind"] == "member":
+        return members[0].module
+    if recipe["kind"] == "ensemble":
+        state = {name: torch.tensor(value) for name, value in recipe["state"].items()}
+        return Ensemble(
+            {member.name: member.module for member in members},
+            ensemble_rules.build(recipe["rule"], **recipe["parameters"]),
+            state,
+            task=setting.task,
+            kinds=[setting.kinds[member.name] for member in members],
+        )
+    base = setting.base if recipe["base"] is not None else None
+    checkpoints = [member.checkpoint for member in members]
+    plan = plan_merge(
+        checkpoints,
+        recipe["method"],
+        recipe["parameters"],
+        weights=recipe["weights"],
+        base=base,
+        seed=setting.seed,
+    )
+    module = copy.deepcopy(members[0].module)
+    load_state(module, merge_in_memory(plan, checkpoints, base))
+    if recipe.get("batch_norm") and setting.batch_norm is not None:
+        update_batch_norm(module, setting.batch_norm.batches())
+    return module.eval()
+
+
+def suffix_of(recipe: Mapping[str, Any]) -> str:
+    """The kind of file that a recipe is written as."""
+    return ENSEMBLE_SUFFIX if recipe["kind"] == "ensemble" else WEIGHTS_SUFFIX
+
+
+def save_assembled(
+    recipe: Mapping[str, Any], setting: Setting, path: Path, *, overwrite: bool = False
+) -> Path:
+    """Write what a recipe describes: weights as safetensors, an ensemble as an exported program.
+
+    Raises:
+        InvalidParameter: A file name that promises another kind of file.
+        OutputExists: The file exists and ``overwrite`` is not set.
+    """
+    wanted = suffix_of(recipe)
+    if path.suffix != wanted:
+        holds = "several models" if wanted == ENSEMBLE_SUFFIX else "the weights of one model"
+        raise InvalidParameter(
+            f"{path.name}: this winner is {holds} and is written as a {wanted} file. "
+            f"Name it {path.with_suffix(wanted).name}."
+        )
+    model = assemble(recipe, setting)
+    inputs = [Path(m.source) for m in setting.members if m.source != "in memory"]
+    if isinstance(model, Ensemble):
+        save_ensemble(model, path, setting.validation.inputs_sample(), overwrite=overwrite)
+        return path
+    result = open_checkpoint(model)
+    write_safetensors(
+        path,
+        result.specs(),
+        ((name, result.read(name)) for name in result.specs()),
+        metadata=provenance(
+            inputs={name: setting.member(name).digest for name in recipe["members"]},
+            method=recipe.get("method", "member"),
+            parameters={**recipe.get("parameters", {}), "recipe": json.dumps(recipe)},
+            weights=recipe.get("weights"),
+        ),
+        overwrite=overwrite,
+        inputs=inputs,
+    )
+    return path

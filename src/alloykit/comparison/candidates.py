@@ -1,0 +1,170 @@
+"""Every way of combining the members that the registries offer, or why it does not apply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from alloykit.comparison.setting import Setting
+from alloykit.errors import UnknownName, did_you_mean
+from alloykit.registry import Entry, ensemble_rules, merge_methods, soups
+
+Family = Literal["member", "predictions", "weights", "soup"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way of combining, not yet tried.
+
+    Attributes:
+        name: Unique and readable: the method, its parameters, and the members where not all.
+        family: Which sort of combining it is.
+        method: Registered name of the rule, merge method or soup; "" for a single member.
+        parameters: Its parameters.
+        members: Names of the members that it takes.
+        weights_by: Metric that its weights come from; "" for uniform or fitted ones.
+        why_not: Why it does not apply here, in plain words; "" where it does.
+    """
+
+    name: str
+    family: Family
+    method: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    members: tuple[str, ...] = ()
+    weights_by: str = ""
+    why_not: str = ""
+
+
+def all_candidates(setting: Setting) -> list[Candidate]:
+    """Members first, then what reuses their predictions, then merges, then soups."""
+    return [
+        *(Candidate(m.name, "member", members=(m.name,)) for m in setting.members),
+        *(c for entry in ensemble_rules.entries() for c in _ensembles(entry, setting)),
+        *(c for entry in merge_methods.entries() for c in _merges(entry, setting)),
+        *(c for entry in soups.entries() for c in _soups(entry, setting)),
+    ]
+
+
+def chosen_candidates(setting: Setting, wanted: Sequence[str] | None) -> list[Candidate]:
+    """The candidates to run: all, or the wanted ones by name or by method, and the members.
+
+    Members are always run: every comparison is with the best of them.
+
+    Raises:
+        UnknownName: Wanted names that match no candidate; all are listed.
+    """
+    every = all_candidates(setting)
+    if wanted is None:
+        return every
+    known = sorted({c.name for c in every} | {c.method for c in every if c.method})
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise UnknownName(
+            f"There is no candidate {', '.join(map(repr, unknown))}."
+            f"{did_you_mean(unknown[0], known)} There are: {', '.join(known)}."
+        )
+    return [c for c in every if c.family == "member" or {c.name, c.method} & set(wanted)]
+
+
+def label(method: str, parameters: Mapping[str, Any]) -> str:
+    """A readable name.
+
+    Example:
+        >>> label("average", {"space": "logits"}), label("interpolate", {"alpha": 0.5})
+        ('average (logits)', 'interpolate (alpha 0.5)')
+    """
+    words = ", ".join(_words(parameters))
+    return f"{method} ({words})" if words else method
+
+
+def _words(parameters: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in parameters.items():
+        if isinstance(value, Mapping):
+            yield from _words(value)
+        elif value is not None and value is not False:
+            yield value if isinstance(value, str) else f"{name} {value}"
+
+
+def _ensembles(entry: Entry, setting: Setting) -> Iterator[Candidate]:
+    names = tuple(member.name for member in setting.members)
+    variants = [p for p in entry.contract["candidates"] if setting.task in entry.build(**p).tasks]
+    for parameters in variants:
+        yield Candidate(label(entry.name, parameters), "predictions", entry.name, parameters, names)
+    if not variants:
+        why_not = f"It is not made for {setting.task}."
+        yield Candidate(entry.name, "predictions", entry.name, members=names, why_not=why_not)
+
+
+def _merges(entry: Entry, setting: Setting) -> Iterator[Candidate]:
+    ordered = entry.contract["ordered"]
+    why_not = _missing_input(entry, setting)
+    if ordered and not setting.ordered:
+        why_not = (
+            "It needs checkpoints of one run in order; "
+            "say that the members are ordered (ordered: true), oldest first."
+        )
+    if entry.contract["members"].stop == 2:
+        yield from _one_by_one(entry, setting, "weights", entry.name, why_not)
+        return
+    for candidate in _by_group(entry, setting, "weights", entry.name, why_not):
+        yield candidate
+        if not (ordered or candidate.why_not):
+            by = setting.metric.name
+            name = candidate.name.replace(entry.name, f"{entry.name} (by {by})", 1)
+            yield replace(candidate, name=name, weights_by=by)
+
+
+def _soups(entry: Entry, setting: Setting) -> Iterator[Candidate]:
+    if entry.name == "uniform":
+        return  # The linear merge is the uniform soup; one row is enough.
+    name, why_not = f"{entry.name} soup", _missing_input(entry, setting)
+    if "base" in entry.contract["needs"]:
+        yield from _one_by_one(entry, setting, "soup", name, why_not)
+    else:
+        yield from _by_group(entry, setting, "soup", name, why_not)
+
+
+def _one_by_one(
+    entry: Entry, setting: Setting, family: Family, name: str, why_not: str
+) -> Iterator[Candidate]:
+    """A candidate for every member, or one that says why there is none."""
+    if why_not:
+        yield Candidate(name, family, entry.name, why_not=why_not)
+        return
+    for member in setting.members:
+        yield Candidate(
+            f"{name} (base to {member.name})", family, entry.name, members=(member.name,)
+        )
+
+
+def _by_group(
+    entry: Entry, setting: Setting, family: Family, name: str, why_not: str
+) -> Iterator[Candidate]:
+    """A candidate for every architecture with two or more members, or why there is none."""
+    groups = [group for group in setting.groups if len(group) > 1]
+    if not groups and not why_not:
+        architectures = ", ".join(f"{m.name} is a {m.architecture}" for m in setting.members)
+        why_not = (
+            f"No two members have the same tensors ({architectures}), so that no weights can be "
+            "averaged. Their predictions can."
+        )
+    if why_not:
+        yield Candidate(name, family, entry.name, why_not=why_not)
+        return
+    whole = len(groups) == 1 and len(groups[0]) == len(setting.members)
+    for group in groups:
+        names = tuple(member.name for member in group)
+        suffix = "" if whole else f" of {', '.join(names)}"
+        yield Candidate(name + suffix, family, entry.name, members=names)
+
+
+def _missing_input(entry: Entry, setting: Setting) -> str:
+    missing = set(entry.contract["needs"]) - {"validation"}
+    if setting.base is not None:
+        missing.discard("base")
+    if "base" in missing:
+        return "It needs the base that the members were fine-tuned from; none was given."
+    if missing:
+        return f"It needs {', '.join(sorted(missing))}, which a comparison does not make."
+    return ""

@@ -1,0 +1,190 @@
+"""Can these be combined, and how? Answered from the tensors alone, without data."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from alloykit.checkpoints.matching import match
+from alloykit.numerics import compute_dtype, is_averaged, unusable_values
+from alloykit.types import Checkpoint
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How two checkpoints relate, over all averaged tensors.
+
+    Attributes:
+        first: Id of one.
+        second: Id of the other.
+        distance: Euclidean distance of all averaged elements.
+        relative_distance: That, over the mean of the two norms.
+        cosine: Cosine of the angle between them; of their task vectors where a base is given.
+        sign_agreement: Fraction of elements with the same sign, elements where both are zero left
+            out; of the task vectors where a base is given. NaN where nothing is left.
+        identical: Whether every tensor is equal.
+    """
+
+    first: str
+    second: str
+    distance: float
+    relative_distance: float
+    cosine: float
+    sign_agreement: float
+    identical: bool
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found out about N checkpoints without data.
+
+    Attributes:
+        members: One mapping each: id, tensors, parameters, bytes, dtypes, integer and tied tensors.
+        problems: What stands in the way of averaging, one line each.
+        notes: What a reader should know and need not mend.
+        pairs: How they relate, two by two; empty where they do not match.
+        verdict: The answer in plain words.
+    """
+
+    members: tuple[dict[str, object], ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    pairs: tuple[Pair, ...] = field(default=())
+    verdict: str = ""
+
+    @property
+    def combinable(self) -> bool:
+        """Whether their weights can be averaged as they are."""
+        return not self.problems
+
+
+def inspect_checkpoints(
+    checkpoints: Sequence[Checkpoint], base: Checkpoint | None = None
+) -> Inspection:
+    """Describe each checkpoint, list what does not match, and measure how far they are apart.
+
+    Reads each tensor once per pair; memory holds one tensor of each checkpoint at a time.
+    """
+    every = [*checkpoints, *([base] if base else [])]
+    found = match(every)
+    problems = [*found.problems]
+    pairs: list[Pair] = []
+    if not problems:
+        pairs, values = _relate(checkpoints, base)
+        problems += values
+    notes = [note for c in every for note in getattr(c, "notes", ())]
+    return Inspection(
+        members=tuple(_described(checkpoint) for checkpoint in checkpoints),
+        problems=tuple(problems),
+        notes=(*notes, *found.notes),
+        pairs=tuple(pairs),
+        verdict=_verdict(problems, pairs, base is not None),
+    )
+
+
+def _described(checkpoint: Checkpoint) -> dict[str, object]:
+    specs = checkpoint.specs()
+    distinct = {(spec.place, spec.shape): spec for spec in specs.values()}
+    return {
+        "id": checkpoint.id,
+        "tensors": len(specs),
+        "parameters": sum(spec.numel for spec in distinct.values() if is_averaged(spec.dtype)),
+        "bytes": sum(spec.nbytes for spec in distinct.values()),
+        "dtypes": sorted({str(spec.dtype).removeprefix("torch.") for spec in specs.values()}),
+        "integer_tensors": [n for n, spec in specs.items() if not is_averaged(spec.dtype)],
+        "tied_tensors": len(specs) - len(distinct),
+    }
+
+
+class _Sums:
+    """Running sums over the tensors of one pair."""
+
+    def __init__(self) -> None:
+        self.squares = [0.0, 0.0]
+        self.moved = [0.0, 0.0]
+        self.dot = self.difference = 0.0
+        self.agreeing = self.signed = 0
+        self.identical = True
+
+    def add(self, first: Tensor, second: Tensor, base: Tensor | None) -> None:
+        self.identical &= torch.equal(first, second)
+        if not is_averaged(first.dtype):
+            return
+        wide = torch.complex128 if compute_dtype(first.dtype).is_complex else torch.float64
+        one, other = first.to(wide).flatten(), second.to(wide).flatten()
+        origin = torch.zeros_like(one) if base is None else base.to(wide).flatten()
+        tau, rho = one - origin, other - origin
+        for i, (value, moved) in enumerate(((one, tau), (other, rho))):
+            self.squares[i] += float(value.abs().square().sum())
+            self.moved[i] += float(moved.abs().square().sum())
+        self.dot += float((tau * rho.conj()).real.sum())
+        self.difference += float((one - other).abs().square().sum())
+        signs, others = torch.sgn(tau), torch.sgn(rho)
+        counted = (signs != 0) | (others != 0)
+        self.agreeing += int((counted & (signs == others)).sum())
+        self.signed += int(counted.sum())
+
+    def pair(self, first: str, second: str) -> Pair:
+        norms = [math.sqrt(square) for square in self.squares]
+        mean, distance = sum(norms) / 2, math.sqrt(self.difference)
+        spread = math.sqrt(self.moved[0]) * math.sqrt(self.moved[1])
+        return Pair(
+            first=first,
+            second=second,
+            distance=distance,
+            relative_distance=distance / mean if mean else 0.0,
+            cosine=self.dot / spread if spread else math.nan,
+            sign_agreement=self.agreeing / self.signed if self.signed else math.nan,
+            identical=self.identical,
+        )
+
+
+def _relate(
+    checkpoints: Sequence[Checkpoint], base: Checkpoint | None
+) -> tuple[list[Pair], list[str]]:
+    couples = list(itertools.combinations(range(len(checkpoints)), 2))
+    sums = {couple: _Sums() for couple in couples}
+    problems = []
+    for name in checkpoints[0].specs():
+        tensors = [checkpoint.read(name) for checkpoint in checkpoints]
+        origin = base.read(name) if base is not None else None
+        for checkpoint, tensor in zip(checkpoints, tensors, strict=True):
+            if bad := unusable_values(tensor):
+                problems.append(f"{name}   {checkpoint.id}: {bad}")
+        for i, j in couples:
+            sums[i, j].add(tensors[i], tensors[j], origin)
+    pairs = [sums[i, j].pair(checkpoints[i].id, checkpoints[j].id) for i, j in couples]
+    return pairs, problems
+
+
+def _verdict(problems: Sequence[str], pairs: Sequence[Pair], has_base: bool) -> str:
+    if problems:
+        return (
+            "Their weights cannot be averaged as they are; what stands in the way is listed. "
+            "If they predict the same thing, their predictions can be ensembled."
+        )
+    if pairs and all(pair.identical for pair in pairs):
+        return "They are the same model: there is nothing to gain from combining them."
+    if not pairs:
+        return "One checkpoint: nothing to combine it with."
+    farthest = max(pairs, key=lambda pair: pair.relative_distance)
+    text = (
+        f"Their weights can be averaged. {farthest.first} and {farthest.second} are farthest apart "
+        f"({farthest.relative_distance:.2g} of their norm"
+    )
+    cosine = min(pair.cosine for pair in pairs)
+    if has_base:
+        text += f"; task vectors' cosine at least {cosine:.2g})."
+    else:
+        text += f"; cosine at least {cosine:.2g})."
+    if not has_base and cosine < 0.5:
+        text += (
+            " That far apart they were probably trained from different starts, and a plain average "
+            "will fail: see alloykit diagnose."
+        )
+    return text + " Only data can tell whether it helps: alloykit compare."

@@ -1,0 +1,204 @@
+"""What a comparison is about: opened members, data, metric and choices, checked once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from alloykit.checkpoints.digests import content_digest
+from alloykit.checkpoints.matching import match
+from alloykit.checkpoints.memory import MemoryCheckpoint
+from alloykit.data.examples import Examples
+from alloykit.ensembling.stack import member_stack
+from alloykit.errors import DataError, MissingInput, listing
+from alloykit.evaluation.batch_norm import has_batch_norm
+from alloykit.evaluation.metrics import Metric
+from alloykit.evaluation.predicting import detect_kind, predict
+from alloykit.types import Checkpoint, Kind, Predictions, Split, Task
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the models being combined.
+
+    Attributes:
+        name: What the user calls it.
+        module: The model, in eval mode.
+        source: The file that it came from, or "in memory".
+    """
+
+    name: str
+    module: nn.Module
+    source: str = "in memory"
+
+    @property
+    def architecture(self) -> str:
+        """The class that it is an instance of."""
+        return type(self.module).__name__
+
+    @cached_property
+    def checkpoint(self) -> MemoryCheckpoint:
+        """Its tensors, under its name."""
+        return MemoryCheckpoint(self.module.state_dict(keep_vars=True), id=self.name)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of all its tensors."""
+        return content_digest(self.checkpoint)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that the candidates of one comparison share.
+
+    Attributes:
+        members: The models being combined, two or more.
+        validation: The split that chooses.
+        test: The split that reports.
+        task: How outputs and targets are read.
+        metric: The main metric.
+        batch_norm: Examples for re-estimating BatchNorm statistics, or None to leave them.
+        base: The checkpoint that members were fine-tuned from, where there is one.
+        ordered: Whether the members are checkpoints of one run, oldest first.
+        seed: Of the bootstrap and of methods that draw random numbers.
+        resamples: Bootstrap resamples.
+        title: What the report calls it.
+    """
+
+    members: tuple[Member, ...]
+    validation: Examples
+    test: Examples
+    task: Task
+    metric: Metric
+    batch_norm: Examples | None = None
+    base: Checkpoint | None = None
+    ordered: bool = False
+    seed: int = 0
+    resamples: int = 1000
+    title: str = "Comparison"
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if len(self.members) < 2:
+            raise MissingInput(
+                f"A comparison takes at least two models; {len(self.members)} was given."
+                if self.members
+                else "A comparison takes at least two models; none were given."
+            )
+        names = [member.name for member in self.members]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise MissingInput(f"Models need names of their own; given twice: {', '.join(twice)}.")
+
+    def member(self, name: str) -> Member:
+        """The member of that name."""
+        return next(member for member in self.members if member.name == name)
+
+    def examples(self, split: Split) -> Examples:
+        """The examples of "validation" or "test"."""
+        return self.validation if split == "validation" else self.test
+
+    @cached_property
+    def groups(self) -> tuple[tuple[Member, ...], ...]:
+        """The members by architecture: those whose tensors match in names, shapes and kinds."""
+        groups: list[list[Member]] = []
+        for member in self.members:
+            for group in groups:
+                if match([group[0].checkpoint, member.checkpoint]).same:
+                    group.append(member)
+                    break
+            else:
+                groups.append([member])
+        return tuple(tuple(group) for group in groups)
+
+    @cached_property
+    def validation_predictions(self) -> Predictions:
+        """The members' stack on validation, predicted once."""
+        return self._predictions("validation")
+
+    @cached_property
+    def test_predictions(self) -> Predictions:
+        """The members' stack on test, predicted once."""
+        return self._predictions("test")
+
+    def predictions(self, split: Split) -> Predictions:
+        """The members' stack on that split."""
+        return self.validation_predictions if split == "validation" else self.test_predictions
+
+    @cached_property
+    def kinds(self) -> Mapping[str, Kind]:
+        """Whether each member gives logits, probabilities or values."""
+        first = self.validation.take(256)
+        return {m.name: detect_kind(predict(m.module, first), self.task) for m in self.members}
+
+    def _predictions(self, split: Split) -> Predictions:
+        examples = self.examples(split)
+        outputs = [predict(member.module, examples) for member in self.members]
+        self._same_shape(outputs)
+        self._labels_in_range(outputs[0], examples)
+        return Predictions(
+            outputs=member_stack(outputs, [self.kinds[m.name] for m in self.members], self.task),
+            kind="values" if self.task == "regression" else "logits",
+            members=tuple(member.name for member in self.members),
+            targets=examples.targets,
+            split=split,
+        )
+
+    def _same_shape(self, outputs: Sequence[Tensor]) -> None:
+        shapes = [tuple(output.shape[1:]) for output in outputs]
+        if len(set(shapes)) > 1:
+            lines = [
+                f"{member.name}   {list(shape)} per example"
+                for member, shape in zip(self.members, shapes, strict=True)
+            ]
+            raise DataError(
+                "These models have no common output: their outputs differ in shape.\n"
+                f"{listing(lines)}\nCompare only models that predict the same thing."
+            )
+
+    def _labels_in_range(self, output: Tensor, examples: Examples) -> None:
+        if self.task == "regression" or output.dim() < 2 or output.shape[-1] == 1:
+            return
+        classes, highest = output.shape[-1], int(examples.targets.max())
+        if highest >= classes:
+            raise DataError(
+                f"The {examples.name} labels go up to {highest}, and the models tell {classes} "
+                f"classes apart (0 to {classes - 1}). Check the labels, or the models."
+            )
+
+    @property
+    def reestimates(self) -> bool:
+        """Whether any member has BatchNorm and there is data to re-estimate it on."""
+        return self.batch_norm is not None and any(has_batch_norm(m.module) for m in self.members)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What identifies this comparison: a resumed run must have the same."""
+        return {
+            "members": {member.name: member.digest for member in self.members},
+            "validation": self.validation.digest,
+            "test": self.test.digest,
+            "batch_norm": self.batch_norm.digest if self.batch_norm else None,
+            "base": content_digest(self.base) if self.base else None,
+            "task": self.task,
+            "metric": self.metric.name,
+            "ordered": self.ordered,
+            "seed": self.seed,
+            "resamples": self.resamples,
+        }
+
+
+def digest_of(fingerprint: Mapping[str, Any]) -> str:
+    """A short digest of a fingerprint."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def source_of(model: Any) -> str:
+    """How the report names where a model came from."""
+    return str(model) if isinstance(model, str | Path) else "in memory"

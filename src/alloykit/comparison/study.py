@@ -1,0 +1,277 @@
+"""A study file: what to compare, on which data, as YAML checked before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from alloykit.checkpoints.loading import load_state, state_dict
+from alloykit.checkpoints.opening import open_checkpoint
+from alloykit.comparison.setting import Member, Setting
+from alloykit.data.examples import Examples
+from alloykit.data.importing import import_object
+from alloykit.data.sources import load_split
+from alloykit.data.split_spec import SplitSpec
+from alloykit.data.splits import check_splits
+from alloykit.errors import AlloyError, InvalidStudy, did_you_mean, listing
+from alloykit.evaluation.metrics import metric
+from alloykit.types import Task
+
+MOST_BYTES = 1 << 20
+MOST_VALUES = 100_000
+
+
+class Strict(BaseModel):
+    """A mapping that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class MemberSpec(Strict):
+    """One model: its file, and how to build what the file's tensors go into."""
+
+    name: str | None = Field(
+        None, description="What the report calls it; by default the file's stem."
+    )
+    checkpoint: str | None = Field(
+        None, description="Its weights: .safetensors, .pt, .npz, a sharded folder."
+    )
+    architecture: str | None = Field(
+        None,
+        description="package.module:callable that builds the model, or a torch.export .pt2 file.",
+    )
+    arguments: dict[str, Any] = Field(default={}, description="Arguments of that callable.")
+
+
+class DataSpec(Strict):
+    """The splits. Validation chooses; test reports, once."""
+
+    validation: SplitSpec
+    test: SplitSpec
+    train: SplitSpec | None = Field(
+        None, description="Only its inputs are used, to re-estimate BatchNorm statistics."
+    )
+
+
+class Study(Strict):
+    """A whole study file."""
+
+    title: str = Field("Comparison", description="What the report calls it.")
+    task: Task = Field("classification", description="classification, regression or tokens.")
+    architecture: str | None = Field(
+        None, description="The members' architecture, if they share it."
+    )
+    arguments: dict[str, Any] = Field(default={}, description="Arguments of that architecture.")
+    members: list[MemberSpec] = Field(description="The models to combine, two or more.")
+    base: str | None = Field(
+        None, description="The checkpoint that the members were fine-tuned from."
+    )
+    ordered: bool = Field(False, description="Members are checkpoints of one run, oldest first.")
+    data: DataSpec
+    classes: int | None = Field(
+        None, ge=2, description="Number of classes; by default the outputs'."
+    )
+    metric: str | None = Field(
+        None, description="Main metric; by default accuracy, mse or log_loss."
+    )
+    candidates: list[str] | None = Field(
+        None, description="Candidates or methods to try; default all."
+    )
+    on_overlap: Literal["error", "drop", "allow"] = Field(
+        "error", description="What to do when validation and test share examples."
+    )
+    seed: int = Field(0, ge=0, description="Of the bootstrap and of random methods.")
+    resamples: int = Field(1000, ge=100, description="Bootstrap resamples.")
+    batch_size: int = Field(256, ge=1, description="Examples per batch.")
+    output: str | None = Field(
+        None, description="Folder for rows and report; default <study>-output."
+    )
+    trust_pickle: bool = Field(False, description="Open .pt files that refer to unknown classes.")
+
+
+def study_schema() -> dict[str, Any]:
+    """The JSON schema of a study file, for editors."""
+    return Study.model_json_schema()
+
+
+def read_study(path: Path) -> Study:
+    """Read and check a study file.
+
+    Raises:
+        InvalidStudy: Not YAML, or with mistakes; every one is listed, with the nearest known key.
+    """
+    return check_study(_parsed(path), where=str(path))
+
+
+def check_study(content: Mapping[str, Any], *, where: str = "The study") -> Study:
+    """Check a study given as a mapping."""
+    try:
+        study = Study.model_validate(content)
+    except pydantic.ValidationError as error:
+        lines = [_said(mistake) for mistake in error.errors()]
+        raise InvalidStudy(
+            f"{where} has {len(lines)} mistake{'s' if len(lines) > 1 else ''}:\n{listing(lines)}\n"
+            "All keys: alloykit compare --schema."
+        ) from None
+    lacking = [
+        f"members.{i}: no architecture, neither here nor for the whole study"
+        for i, member in enumerate(study.members)
+        if not (member.architecture or study.architecture)
+    ]
+    lacking += [
+        f"members.{i}: no checkpoint"
+        for i, member in enumerate(study.members)
+        if not member.checkpoint and not (member.architecture or "").endswith(".pt2")
+    ]
+    if lacking:
+        raise InvalidStudy(
+            f"{where} has {len(lacking)} mistakes:\n{listing(lacking)}\n"
+            "An architecture is package.module:callable, or a .pt2 file of torch.export."
+        )
+    return study
+
+
+def prepare(study: Study, folder: Path) -> Setting:
+    """Load what a study names: models and data, checked.
+
+    Args:
+        study: The checked study.
+        folder: Where its relative paths start, and where its own modules are importable from.
+    """
+    members = tuple(_member(spec, study, folder) for spec in study.members)
+    splits = _splits(study, folder)
+    base = (
+        open_checkpoint(folder / study.base, trust_pickle=study.trust_pickle)
+        if study.base
+        else None
+    )
+    return Setting(
+        members=members,
+        validation=splits["validation"],
+        test=splits["test"],
+        task=study.task,
+        metric=metric(study.metric or default_metric(study.task)),
+        batch_norm=splits.get("train", splits["validation"]),
+        base=base,
+        ordered=study.ordered,
+        seed=study.seed,
+        resamples=study.resamples,
+        title=study.title,
+        notes=(
+            ("Overlap between the splits was allowed: test results may be too good.",)
+            if study.on_overlap == "allow"
+            else ()
+        ),
+    )
+
+
+def default_metric(task: Task) -> str:
+    """The main metric of a task where none is asked for."""
+    return {"classification": "accuracy", "regression": "rmse", "tokens": "perplexity"}[task]
+
+
+def _splits(study: Study, folder: Path) -> dict[str, Examples]:
+    given = {
+        name: load_split(spec, name, folder, batch_size=study.batch_size)
+        for name in ("train", "validation", "test")
+        if (spec := getattr(study.data, name)) is not None
+    }
+    judged = [given["validation"], given["test"]]
+    checked = check_splits(
+        judged, task=study.task, classes=study.classes, on_overlap=study.on_overlap
+    )
+    return {**given, **dict(zip(("validation", "test"), checked, strict=True))}
+
+
+def _member(spec: MemberSpec, study: Study, folder: Path) -> Member:
+    architecture = spec.architecture or study.architecture or ""
+    arguments = spec.arguments or study.arguments
+    source = folder / spec.checkpoint if spec.checkpoint else folder / architecture
+    name = spec.name or source.stem
+    try:
+        module = _built(architecture, arguments, folder)
+        if spec.checkpoint:
+            checkpoint = open_checkpoint(source, trust_pickle=study.trust_pickle)
+            load_state(module, state_dict(checkpoint))
+    except AlloyError as error:
+        raise type(error)(f"Member {name}: {error}") from None
+    return Member(name, module.eval(), str(source))
+
+
+def _built(architecture: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
+    if architecture.endswith(".pt2"):
+        from alloykit.ensembling.exporting import load_exported
+
+        return load_exported(folder / architecture)
+    build: Callable[..., Any] = import_object(architecture, folder)
+    with torch.random.fork_rng():
+        module = build(**arguments)
+    if not isinstance(module, nn.Module):
+        raise InvalidStudy(f"{architecture} gave a {type(module).__name__}, not an nn.Module.")
+    return module
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        twice = sorted({key for key in map(str, keys) if list(map(str, keys)).count(key) > 1})
+        if twice:
+            raise yaml.YAMLError(f"key {twice[0]!r} is there twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+def _parsed(path: Path) -> Mapping[str, Any]:
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise InvalidStudy(f"{path} is over {MOST_BYTES} bytes, too large for a study file.")
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        raise InvalidStudy(f"There is no study file {path}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise InvalidStudy(f"{path} is not a readable YAML file: {error}") from None
+    if not isinstance(content, dict):
+        raise InvalidStudy(f"{path} must be a mapping of keys, not a {type(content).__name__}.")
+    if _expanded_size(content, {}) > MOST_VALUES:
+        raise InvalidStudy(f"{path} unfolds to over {MOST_VALUES} values, or holds itself.")
+    return content
+
+
+def _expanded_size(value: Any, known: dict[int, float]) -> float:
+    """Number of values when every alias is written out; infinite where one holds itself."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_expanded_size(part, known) for part in parts)
+    return known[id(value)]
+
+
+def _said(mistake: Any) -> str:
+    """One pydantic mistake in our words, with the nearest known key for unknown ones."""
+    place = ".".join(str(part) for part in mistake["loc"])
+    if mistake["type"] == "extra_forbidden":
+        known = _known_keys(mistake["loc"][:-1])
+        return f"{place}: there is no such key.{did_you_mean(str(mistake['loc'][-1]), known)}"
+    if mistake["type"] == "missing":
+        return f"{place}: is missing"
+    return f"{place}: {mistake['msg']}. Got {mistake['input']!r}."
+
+
+def _known_keys(place: tuple[Any, ...]) -> list[str]:
+    model: type[BaseModel] = Study
+    for part in place:
+        model = {"members": MemberSpec, "data": DataSpec}.get(
+            part, SplitSpec if part in ("validation", "test", "train") else model
+        )
+    return list(model.model_fields)

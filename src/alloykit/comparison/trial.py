@@ -1,0 +1,179 @@
+"""Try one candidate: its outputs on validation and test, the recipe that rebuilds it, its model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alloykit.comparison.assembly import assemble
+from alloykit.comparison.candidates import Candidate
+from alloykit.comparison.setting import Setting
+from alloykit.ensembling.rule import starting_state
+from alloykit.errors import MissingInput
+from alloykit.evaluation.batch_norm import has_batch_norm
+from alloykit.evaluation.predicting import predict
+from alloykit.evaluation.weighting import weights_from_scores
+from alloykit.registry import ensemble_rules, soups
+from alloykit.soups.judge import Judge, scored_form
+from alloykit.types import EnsembleRule
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What trying a candidate gave.
+
+    Attributes:
+        recipe: What rebuilds it (see ``assembly``).
+        validation: Pooled outputs on validation; cross-fitted where something was fitted there.
+        test: Pooled outputs on test.
+        model: The combined model.
+        forward_passes: Members run for one prediction.
+        fit_seconds: Time spent on choosing or fitting.
+        notes: What the reader must know.
+    """
+
+    recipe: Mapping[str, Any]
+    validation: Tensor
+    test: Tensor
+    model: nn.Module
+    forward_passes: int
+    fit_seconds: float
+    notes: tuple[str, ...] = ()
+
+
+def try_candidate(candidate: Candidate, setting: Setting) -> Trial:
+    """Fit, combine and predict. Test data is only predicted on, never looked at for a choice."""
+    if candidate.family == "member":
+        return _member(candidate, setting)
+    if candidate.family == "predictions":
+        return _ensemble(candidate, setting)
+    return _merge(candidate, setting)
+
+
+def _member(candidate: Candidate, setting: Setting) -> Trial:
+    index = setting.validation_predictions.members.index(candidate.members[0])
+    return Trial(
+        recipe={"kind": "member", "members": list(candidate.members)},
+        validation=setting.validation_predictions.outputs[index],
+        test=setting.test_predictions.outputs[index],
+        model=setting.member(candidate.members[0]).module,
+        forward_passes=1,
+        fit_seconds=0.0,
+    )
+
+
+def _ensemble(candidate: Candidate, setting: Setting) -> Trial:
+    rule: EnsembleRule = ensemble_rules.build(candidate.method, **candidate.parameters)
+    stack, targets = setting.validation_predictions.outputs, setting.validation.targets
+    count = len(candidate.members)
+    started = time.perf_counter()
+    state = starting_state(rule, count) if rule.fit is None else rule.fit(stack, targets)
+    seconds = time.perf_counter() - started
+    recipe = {
+        "kind": "ensemble",
+        "rule": candidate.method,
+        "parameters": dict(candidate.parameters),
+        "members": list(candidate.members),
+        "state": {name: tensor.tolist() for name, tensor in state.items()},
+    }
+    fitted = rule.fit is not None
+    weights = state.get("weights")
+    return Trial(
+        recipe=recipe,
+        validation=cross_fitted(rule, stack, targets, setting.seed)
+        if fitted
+        else rule.combine(stack, state),
+        test=rule.combine(setting.test_predictions.outputs, state),
+        model=assemble(recipe, setting),
+        forward_passes=count if weights is None else int((weights != 0).sum()),
+        fit_seconds=seconds,
+        notes=(f"fitted on validation; its validation score is {FOLDS}-fold cross-fitted",)
+        if fitted
+        else (),
+    )
+
+
+def cross_fitted(rule: EnsembleRule, stack: Tensor, targets: Tensor, seed: int) -> Tensor:
+    """Outputs on validation where each fold is combined by a rule fitted on the other folds.
+
+    A rule that was fitted on the very examples that it is scored on looks better than it is, and
+    would be chosen for that.
+    """
+    assert rule.fit is not None
+    count = stack.shape[1]
+    folds = np.array_split(np.random.default_rng(seed).permutation(count), min(FOLDS, count))
+    pooled: Tensor | None = None
+    for fold in folds:
+        held = torch.as_tensor(np.sort(fold))
+        rest = torch.as_tensor(np.setdiff1d(np.arange(count), fold))
+        state = rule.fit(stack[:, rest], targets[rest])
+        part = rule.combine(stack[:, held], state)
+        if pooled is None:
+            pooled = part.new_empty((count, *part.shape[1:]))
+        pooled[held] = part
+    if pooled is None:
+        raise MissingInput("Cross-fitting needs examples, and validation has none.")
+    return pooled
+
+
+def _merge(candidate: Candidate, setting: Setting) -> Trial:
+    group = [setting.member(name) for name in candidate.members]
+    started = time.perf_counter()
+    recipe: dict[str, Any] = {
+        "kind": "merge",
+        "method": candidate.method,
+        "parameters": dict(candidate.parameters),
+        "members": list(candidate.members),
+        "weights": None,
+        "base": setting.base.id if setting.base is not None else None,
+    }
+    notes: tuple[str, ...] = ()
+    if candidate.family == "soup":
+        judge = Judge(
+            group[0].module, setting.validation, setting.metric, setting.task,
+            batch_norm=setting.batch_norm,
+        )  # fmt: skip
+        chooser = soups.build(candidate.method, **candidate.parameters)
+        choice = chooser([member.checkpoint for member in group], judge, setting.base)
+        recipe |= {
+            "method": choice.method,
+            "parameters": dict(choice.parameters),
+            "weights": list(choice.weights),
+            "chosen_by": {"soup": candidate.method, "trials": list(choice.trials)},
+        }
+        notes = ("chosen on validation, so that its validation score flatters it",)
+    elif candidate.weights_by:
+        recipe["weights"] = list(_metric_weights(candidate, setting))
+    seconds = time.perf_counter() - started
+    if setting.batch_norm is not None and has_batch_norm(group[0].module):
+        recipe["batch_norm"] = setting.batch_norm.name
+        notes += (f"BatchNorm statistics re-estimated on {setting.batch_norm.name} inputs",)
+    elif has_batch_norm(group[0].module):
+        notes += ("BatchNorm statistics were averaged, not re-estimated: no data was given for it",)
+    model = assemble(recipe, setting)
+    return Trial(
+        recipe=recipe,
+        validation=scored_form(predict(model, setting.validation), setting.task),
+        test=scored_form(predict(model, setting.test), setting.task),
+        model=model,
+        forward_passes=1,
+        fit_seconds=seconds,
+        notes=notes,
+    )
+
+
+def _metric_weights(candidate: Candidate, setting: Setting) -> tuple[float, ...]:
+    """One weight per member of the candidate, from its own score on validation."""
+    predictions = setting.validation_predictions
+    indices = [predictions.members.index(name) for name in candidate.members]
+    targets = setting.validation.targets
+    scores = [setting.metric.value(predictions.outputs[index], targets) for index in indices]
+    return weights_from_scores(scores, setting.metric)

@@ -1,0 +1,1 @@
+"""Splits of examples in a fixed order, from arrays, loaders, files and import paths."""

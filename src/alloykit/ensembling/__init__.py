@@ -1,0 +1,1 @@
+"""Predictions of several models -> one prediction: the rules, and the module that wraps members."""

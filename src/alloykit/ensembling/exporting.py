@@ -1,0 +1,184 @@
+"""An ensemble in one file that runs without alloykit and without the members' source code."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alloykit.checkpoints.writing import atomic_write
+from alloykit.ensembling.module import Ensemble
+from alloykit.errors import CheckpointError, DataError, listing
+
+DESCRIPTION = "alloykit.json"
+"""The name, inside the file, of what the ensemble is made of."""
+
+
+def save_ensemble(
+    ensemble: Ensemble, path: str | Path, example_inputs: Any, *, overwrite: bool = False
+) -> None:
+    """Write an ensemble as one program, members included, with ``torch.export``.
+
+    The file holds the parameters and the steps of the computation; whoever loads it, with
+    ``load_exported`` or with ``torch.export.load(path).module()``, needs torch alone. Members of
+    weight zero are left out. The first dimension of every input is the batch, and may have any
+    size later; every other dimension is fixed to that of ``example_inputs``.
+
+    Args:
+        ensemble: It is not changed; what it returns now is what the file will return.
+        path: By custom ending in ``.pt2``.
+        example_inputs: One batch as the members take it: a tensor, a tuple of them, or a dict of
+            keyword arguments.
+        overwrite: Whether an existing file may be replaced.
+
+    Raises:
+        OutputExists: There is such a file and ``overwrite`` is False.
+        CheckpointError: A member cannot be exported; the text names it.
+        DataError: ``example_inputs`` holds no examples.
+
+    References:
+        torch.export, "Ahead-of-time export". The batch dimension must not be specialised: a
+        member that reshapes to a fixed batch size cannot be exported.
+    """
+    args, kwargs = _call(example_inputs)
+    model = ensemble.without_unused()
+    model.batched = False
+    model.train(False)
+    model(*args, **kwargs)
+    program = _exported(model, args, kwargs)
+    if isinstance(program, Exception):
+        raise _explained(model, args, kwargs, program) from program
+    _forget_origin(program)
+    with atomic_write(path, overwrite=overwrite) as file, _quiet():
+        torch.export.save(program, file, extra_files={DESCRIPTION: _description(model)})
+
+
+def load_exported(path: str | Path) -> nn.Module:
+    """The module that ``save_ensemble`` wrote, ready to be called as the ensemble was.
+
+    Load only files that you trust: the format of torch.export holds pickled tensors, which can
+    run code when read.
+
+    Raises:
+        CheckpointError: There is no such file, or it is not an exported program.
+    """
+    source = Path(path).expanduser()
+    if not source.is_file():
+        raise CheckpointError(f"There is no file {source}.")
+    try:
+        with source.open("rb") as file, _quiet():
+            module: nn.Module = torch.export.load(file).module()
+    except Exception as error:
+        raise CheckpointError(
+            f"{source} cannot be read as an exported ensemble: {_first_line(error)}. "
+            "It must be a file that save_ensemble wrote, read with the same or a later torch."
+        ) from error
+    return module
+
+
+def _call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments, each tensor with at least two rows.
+
+    A batch of one would be taken for a constant: torch.export treats sizes 0 and 1 as special.
+    """
+    if isinstance(inputs, Mapping):
+        return (), {key: _two_rows(value) for key, value in inputs.items()}
+    values = inputs if isinstance(inputs, tuple) else (inputs,)
+    return tuple(_two_rows(value) for value in values), {}
+
+
+def _two_rows(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim == 0 or len(value) == 0:
+        raise DataError(f"An example input of shape {list(value.shape)} holds no examples.")
+    return value if len(value) > 1 else torch.cat([value, value])
+
+
+def _exported(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> torch.export.ExportedProgram | Exception:
+    batch = torch.export.Dim("batch")
+
+    def free(value: Any) -> Any:
+        return {0: batch} if isinstance(value, Tensor) else None
+
+    shapes = {"args": tuple(map(free, args)), "kwargs": {key: free(v) for key, v in kwargs.items()}}
+    try:
+        with torch.no_grad(), _quiet():
+            return torch.export.export(
+                _Called(model), args, kwargs, dynamic_shapes=shapes, strict=False
+            )
+    except Exception as error:
+        return error
+
+
+class _Called(nn.Module):
+    """Gives every model the signature (*args, **kwargs), which ``dynamic_shapes`` goes by."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+
+def _explained(
+    ensemble: Ensemble, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+) -> CheckpointError:
+    tried = (
+        (name, _exported(member, args, kwargs))
+        for name, member in zip(ensemble.names, ensemble.members, strict=True)
+    )
+    lines = [
+        f"{name}: {_first_line(problem)}"
+        for name, problem in tried
+        if isinstance(problem, Exception)
+    ]
+    return CheckpointError(
+        f"The ensemble cannot be exported with a batch of any size.\n"
+        f"{listing(lines or [_first_line(error)])}\n"
+        "torch.export needs a forward without branches on the data and without a fixed batch "
+        "size. Keep the ensemble as Python code instead, with its state_dict()."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.partition("\n")[0]
+
+
+def _forget_origin(program: torch.export.ExportedProgram) -> None:
+    """Drop the example batch, and the stack traces, which quote source code and paths."""
+    program.example_inputs = None
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+
+
+def _description(ensemble: Ensemble) -> str:
+    content = {
+        "rule": ensemble.rule.name,
+        "parameters": dict(ensemble.rule.parameters),
+        "members": list(ensemble.names),
+        "weights": ensemble.weights,
+        "task": ensemble.task,
+        "kinds": ensemble.kinds,
+    }
+    return json.dumps(content, sort_keys=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch.export says about its own insides; nothing of it is the user's to mend."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch(\..*)?$|copyreg$")
+        yield

@@ -1,0 +1,1 @@
+"""Predict once, then score: metrics, calibration, uncertainty and costs of pooled outputs."""

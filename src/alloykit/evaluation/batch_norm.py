@@ -1,0 +1,74 @@
+"""BatchNorm statistics estimated anew, which averaged parameters need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from alloykit.data.batches import Batch, forward, placed
+from alloykit.errors import DataError
+from alloykit.evaluation.predicting import evaluating
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether any layer keeps running statistics of its batches."""
+    return bool(_layers(model))
+
+
+def update_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
+    """Estimate the running means and variances of all BatchNorm layers from these batches.
+
+    Each statistic becomes the plain mean over the batches, as ``torch.optim.swa_utils.update_bn``
+    makes it; unlike there only the BatchNorm layers run in training mode, so dropout stays off.
+    Batches of one example are left out where there are others: they have no variance. Use it after
+    averaging parameters, with training inputs; parameters are not changed.
+
+    Args:
+        model: Changed in place; its training flags and momenta are restored.
+        batches: Pairs (inputs, targets); the targets are not looked at.
+
+    Returns:
+        The number of layers estimated; 0 where the model has none, and then nothing is read.
+
+    Raises:
+        DataError: There are layers, but no batch of at least two examples.
+
+    References:
+        Izmailov, Podoprikhin, Garipov, Vetrov, Wilson: Averaging Weights Leads to Wider Optima
+        and Better Generalization, 2018, arXiv 1803.05407, section 3.2.
+    """
+    layers = _layers(model)
+    if not layers:
+        return 0
+    momenta = [layer.momentum for layer in layers]
+    seen = 0
+    with evaluating(model):
+        try:
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.momentum = None
+                layer.training = True
+            for inputs, targets in batches:
+                if len(targets) > 1:
+                    forward(model, placed(inputs, model))
+                    seen += 1
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+    if not seen:
+        raise DataError(
+            f"The statistics of {len(layers)} BatchNorm layers need at least one batch of two or "
+            "more examples. Give more data, or a larger batch_size."
+        )
+    return len(layers)
+
+
+def _layers(model: nn.Module) -> list[_BatchNorm]:
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and isinstance(module.running_mean, torch.Tensor)
+    ]

@@ -1,0 +1,1 @@
+"""Plan a merge as data from headers alone, then run it tensor by tensor."""

@@ -1,0 +1,1 @@
+"""Tensors of several models -> one tensor: one small pure function a method."""

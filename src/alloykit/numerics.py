@@ -1,0 +1,117 @@
+"""Arithmetic said once: compute dtypes, weights, sums and the one rounding at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from alloykit.errors import InvalidWeights, listing
+
+SUM_TOLERANCE = 1e-6
+
+
+def is_averaged(dtype: torch.dtype) -> bool:
+    """Whether tensors of this dtype are averaged (floating or complex) rather than resolved."""
+    return dtype.is_floating_point or dtype.is_complex
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to compute in: float32 (float64 where the input is); complex accordingly.
+
+    Example:
+        >>> compute_dtype(torch.bfloat16), compute_dtype(torch.float64)
+        (torch.float32, torch.float64)
+    """
+    if dtype.is_complex:
+        return torch.complex128 if dtype == torch.complex128 else torch.complex64
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def promoted(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    """The smallest dtype that holds all of these; unequal float8 formats meet in float32.
+
+    Example:
+        >>> promoted([torch.bfloat16, torch.float16])
+        torch.float32
+    """
+    every = list(dict.fromkeys(dtypes))
+    if len(every) == 1:
+        return every[0]
+    wide = [torch.float32 if d.is_floating_point and d.itemsize == 1 else d for d in every]
+    return reduce(torch.promote_types, wide)
+
+
+def normalised(
+    weights: Sequence[float] | None, count: int, *, strict: bool = False
+) -> tuple[float, ...]:
+    """Mixing weights that sum to one, from weights by hand.
+
+    Args:
+        weights: One non-negative, finite number per member; None means uniform.
+        count: Number of members.
+        strict: Refuse weights whose sum differs from one by more than 1e-6, instead of dividing
+            by their sum.
+
+    Raises:
+        InvalidWeights: Wrong count, NaN, infinite, negative, all zero, or a wrong sum when strict.
+
+    Example:
+        >>> normalised([2, 1, 1], 3)
+        (0.5, 0.25, 0.25)
+    """
+    if weights is None:
+        return (1.0 / count,) * count
+    given = [float(weight) for weight in weights]
+    wrong = []
+    if len(given) != count:
+        wrong.append(f"{len(given)} weights for {count} models")
+    wrong += [f"weight {i + 1} is {w}" for i, w in enumerate(given) if not math.isfinite(w)]
+    wrong += [f"weight {i + 1} is negative: {w}" for i, w in enumerate(given) if w < 0]
+    total = math.fsum(given) if all(map(math.isfinite, given)) else math.nan
+    if given and not any(given):
+        wrong.append("all weights are zero")
+    elif strict and not wrong and abs(total - 1.0) > SUM_TOLERANCE:
+        wrong.append(f"they sum to {total:.9g}, and a sum of one was asked for")
+    if wrong:
+        raise InvalidWeights(
+            f"These weights cannot be used:\n{listing(wrong)}\n"
+            "Give one finite, non-negative number per model."
+        )
+    return tuple(weight / total for weight in given)
+
+
+def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Σ wᵢ·xᵢ for weights that sum to one, as the first tensor plus weighted differences from it.
+
+    Written that way equal tensors give exactly that tensor, whatever the weights; members of
+    weight zero are left out, so that their values cannot matter.
+
+    Args:
+        tensors: One per member, ``[*shape]``, in a compute dtype; not modified.
+        weights: One per member, summing to one.
+
+    Shapes:
+        tensors [member, *shape] -> [*shape]
+    """
+    present = [(tensor, weight) for tensor, weight in zip(tensors, weights, strict=True) if weight]
+    first = present[0][0]
+    total = first.clone()
+    for tensor, weight in present[1:]:
+        total.add_(tensor - first, alpha=weight)
+    return total
+
+
+def unusable_values(tensor: Tensor) -> str | None:
+    """What is wrong with a tensor's values ("2 NaN, 1 Inf"), or None."""
+    if not is_averaged(tensor.dtype) or tensor.numel() == 0:
+        return None
+    values = tensor if tensor.dtype.itemsize > 1 else tensor.float()
+    if bool(torch.isfinite(values).all()):
+        return None
+    nan = int(torch.isnan(values).sum())
+    inf = int(torch.isinf(values).sum())
+    return ", ".join(f"{n} {word}" for n, word in ((nan, "NaN"), (inf, "Inf")) if n)

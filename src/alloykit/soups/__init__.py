@@ -1,0 +1,1 @@
+"""Averages of weights that validation data chooses: greedy, learned, along a line."""
