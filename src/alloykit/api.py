@@ -78,7 +78,7 @@ def merge(
         output: A ``.safetensors`` file to write, with provenance, instead of returning tensors.
         overwrite: Whether an existing output may be replaced.
         trust_pickle: Open pickled checkpoints that refer to unknown classes (nothing is run).
-        progress: Called after every tensor.
+        progress: Called before every tensor with its name, the number done, and the total.
 
     Returns:
         What the models are: a module, a state dict, a list of arrays; a state dict for files. The

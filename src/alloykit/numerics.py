@@ -71,7 +71,11 @@ def normalised(
         wrong.append(f"{len(given)} weights for {count} models")
     wrong += [f"weight {i + 1} is {w}" for i, w in enumerate(given) if not math.isfinite(w)]
     wrong += [f"weight {i + 1} is negative: {w}" for i, w in enumerate(given) if w < 0]
-    total = math.fsum(given) if all(map(math.isfinite, given)) else math.nan
+    finite = all(map(math.isfinite, given))
+    # Their sum may be too large for a float where each of them is not.
+    unit = max(1.0, *given, 1.0) if finite else 1.0
+    shares = [weight / unit for weight in given] if unit > 1e300 else given
+    total = math.fsum(shares) if finite else math.nan
     if given and not any(given):
         wrong.append("all weights are zero")
     elif strict and not wrong and abs(total - 1.0) > SUM_TOLERANCE:
@@ -85,10 +89,11 @@ def normalised(
 
 
 def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Σ wᵢ·xᵢ for weights that sum to one, as the first tensor plus weighted differences from it.
+    """Σ wᵢ·xᵢ for weights that sum to one, as the heaviest tensor less weighted differences to it.
 
-    Written that way equal tensors give exactly that tensor, whatever the weights; members of
-    weight zero are left out, so that their values cannot matter.
+    Written that way equal tensors give exactly that tensor, signs of zeros included, whatever the
+    weights; and the rounding error is that of the terms wᵢ·xᵢ, not of a large tensor of small
+    weight. Members of weight zero are left out, so that their values cannot matter.
 
     Args:
         tensors: One per member, ``[*shape]``, in a compute dtype; not modified.
@@ -98,11 +103,18 @@ def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor
         tensors [member, *shape] -> [*shape]
     """
     present = [(tensor, weight) for tensor, weight in zip(tensors, weights, strict=True) if weight]
-    first = present[0][0]
-    total = first.clone()
-    for tensor, weight in present[1:]:
-        total.add_(tensor - first, alpha=weight)
+    heaviest = max(range(len(present)), key=lambda i: present[i][1])
+    origin = present.pop(heaviest)[0]
+    total = origin.clone()
+    for tensor, weight in present:
+        total.sub_(origin - tensor, alpha=weight)
     return total
+
+
+def same_values(tensors: Sequence[Tensor]) -> bool:
+    """Whether all tensors hold the same values, whatever the precision they are stored in."""
+    wide = [t.to(compute_dtype(t.dtype)) if is_averaged(t.dtype) else t for t in tensors]
+    return all(torch.equal(tensor, wide[0]) for tensor in wide[1:])
 
 
 def unusable_values(tensor: Tensor) -> str | None:

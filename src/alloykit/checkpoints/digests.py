@@ -6,8 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-import torch
-
+from alloykit.checkpoints.element_types import as_bytes
 from alloykit.checkpoints.source_file import BLOCK, SourceFile
 from alloykit.types import Checkpoint
 
@@ -47,6 +46,7 @@ def content_digest(checkpoint: Checkpoint) -> str:
         checkpoint: Any checkpoint; read in blocks.
 
     Example:
+        >>> import torch
         >>> from alloykit.checkpoints.memory import MemoryCheckpoint
         >>> a = MemoryCheckpoint({"w": torch.zeros(2), "b": torch.ones(1)}, "a")
         >>> b = MemoryCheckpoint({"b": torch.ones(1), "w": torch.zeros(2)}, "b")
@@ -60,5 +60,5 @@ def content_digest(checkpoint: Checkpoint) -> str:
         step = BLOCK // spec.dtype.itemsize
         for start in range(0, spec.numel, step):
             block = checkpoint.read(name, start=start, stop=min(start + step, spec.numel))
-            digest.update(block.contiguous().view(torch.uint8).numpy().data)
+            digest.update(as_bytes(block).numpy().data)
     return f"sha256:{digest.hexdigest()}"

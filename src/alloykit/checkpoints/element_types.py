@@ -1,10 +1,11 @@
-"""Which element types alloykit handles, and what safetensors and NumPy call them."""
+"""Which element types alloykit handles, what others call them, and how they become bytes."""
 
 from __future__ import annotations
 
 from types import MappingProxyType
 
 import torch
+from torch import Tensor
 
 SAFETENSORS = MappingProxyType(
     {
@@ -56,3 +57,17 @@ NUMPY = MappingProxyType(
     }
 )
 """Kind and size of a NumPy dtype -> torch dtype."""
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """The elements of a tensor, row-major, as a flat uint8 tensor on the CPU.
+
+    Example:
+        >>> as_bytes(torch.tensor([1, 256], dtype=torch.int16)).tolist()
+        [1, 0, 0, 1]
+    """
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if flat.numel() == 1:
+        # A single element counts as contiguous whatever its stride; a byte view needs stride 1.
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8)

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import torch
 from torch import Tensor
 
-from alloykit.checkpoints.element_types import SAFETENSORS
+from alloykit.checkpoints.element_types import SAFETENSORS, as_bytes
 from alloykit.checkpoints.safetensors_file import TIED
 from alloykit.checkpoints.strict_json import encodable
 from alloykit.checkpoints.wording import amount, shown
@@ -108,8 +107,7 @@ def write_safetensors(
             if name in layout.tied:
                 continue
             _check_tensor(name, tensor, specs, missing)
-            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            _write_at(file.fileno(), data.numpy().data, layout.offsets[name])
+            _write_at(file.fileno(), as_bytes(tensor).numpy().data, layout.offsets[name])
             missing.discard(name)
         if missing:
             raise CheckpointError(

@@ -98,13 +98,18 @@ def open_zip(file: SourceFile, *, compressed: bool) -> Mapping[str, Entry]:
     wrong = wrong or _overlaps(file, infos, starts)
     if wrong:
         _refuse(file, f"{counted(len(wrong), 'thing')} in it cannot be", wrong)
-    return {info.filename: _entry(file, archive, info, starts[info.filename]) for info in infos}
+    # torch.serialization.set_crc32_options(False) leaves every checksum zero.
+    checked = any(info.CRC for info in infos)
+    return {i.filename: _entry(file, archive, i, starts[i.filename], checked) for i in infos}
 
 
-def _entry(file: SourceFile, archive: zipfile.ZipFile, info: zipfile.ZipInfo, start: int) -> Entry:
+def _entry(
+    file: SourceFile, archive: zipfile.ZipFile, info: zipfile.ZipInfo, start: int, checked: bool
+) -> Entry:
     name, size = info.filename, info.file_size
     if info.compress_type == zipfile.ZIP_STORED:
-        return Entry(name, size, FileRegion(file, start, size, crc=info.CRC, name=name), False)
+        crc = info.CRC if checked else None
+        return Entry(name, size, FileRegion(file, start, size, crc=crc, name=name), False)
     try:
         return Entry(name, size, InflatedRegion(file, archive, info), True)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:

@@ -1,1 +1,64 @@
-"""TODO"""
+"""The command line: one file a command, the same words as the Python verbs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from alloykit.cli.average import average
+from alloykit.cli.compare import compare
+from alloykit.cli.demo import demo
+from alloykit.cli.diagnose import diagnose
+from alloykit.cli.inspect import inspect
+from alloykit.cli.interpolate import interpolate
+from alloykit.cli.methods import methods
+from alloykit.errors import AlloyError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="alloykit",
+    help="Combine trained PyTorch models, and measure which combination is worth shipping.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="--json prints machine-readable output, --debug shows tracebacks. "
+    "Exit codes: 2 usage, 3 data, 4 checkpoint, 5 environment, 1 anything else.",
+)
+for command in (inspect, average, interpolate, diagnose, compare, methods, demo):
+    app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command. Errors that alloykit raises on purpose end without a traceback.
+
+    Args:
+        arguments: What follows the program's name; by default this process's.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        app(given, prog_name="alloykit")
+    except AlloyError as error:
+        _fail(error, given, debug, error.exit_code)
+    except KeyboardInterrupt:
+        print("alloykit: interrupted; nothing half-written was left behind.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        _fail(error, given, debug, 1)
+
+
+def _fail(error: Exception, given: Sequence[str], debug: bool, code: int) -> None:
+    if debug:
+        raise error
+    text = str(error)
+    if not isinstance(error, AlloyError):
+        text = f"{type(error).__name__}: {error}\nThis was not foreseen: --debug shows where."
+    if "--json" in given:
+        print(json.dumps({"error": type(error).__name__, "message": text, "exit_code": code}))
+    print(f"alloykit: {text}", file=sys.stderr)
+    sys.exit(code)

@@ -58,12 +58,10 @@ def reliability(bins: Sequence[tuple[float, float, int]], *, name: str, title: s
 
 def _unit_axes(canvas: Canvas, axes: Axes, horizontal: str, vertical: str) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1))
+    percent = [f"{share}{wording.SPACE}%" for share in (0, 50, 100)]
+    axes.set_xticks([0, 0.5, 1], percent)
     # The two zeros would meet at the corner: one is enough.
-    for axis, zero in ((axes.xaxis, f"0{wording.SPACE}%"), (axes.yaxis, "")):
-        axis.set_major_locator(FixedLocator([0, 0.5, 1]))
-        axis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:.0%}".replace("%", f"{wording.SPACE}%"))
-        )
+    axes.set_yticks([0, 0.5, 1], ["", *percent[1:]])
     axes.set_xlabel(canvas.write(horizontal), labelpad=5)
     axes.set_ylabel(canvas.write(vertical), labelpad=2)
 

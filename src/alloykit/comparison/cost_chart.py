@@ -36,7 +36,7 @@ class Point:
         family: Decides colour and shape.
         cost: What it takes for one prediction; positive.
         score: Its value of the main metric.
-        urgent: Whether its name must be shown.
+        importance: Of its name: 2 must be shown, 1 before the others, 0 where there is room.
         ring: Whether it is the recommended one.
     """
 
@@ -44,7 +44,7 @@ class Point:
     family: str
     cost: float
     score: float
-    urgent: bool = False
+    importance: int = 0
     ring: bool = False
 
 
@@ -119,7 +119,7 @@ def scatter(
         _front(axes, front, scores)
         for point in points:
             _mark(canvas, axes, point, costs, scores)
-        _names(canvas, axes, points, front, scores, longest=width // 26)
+        _names(canvas, axes, points, front, scores, longest=18 + width // 60)
         return canvas.svg(_scatter_alt(points, front, costs, scores))
 
 
@@ -211,7 +211,7 @@ def _names(
     places = place_labels(
         [(float(x), float(y)) for x, y in spots],
         [0.54 * LABEL_SIZE * len(text) for text in texts],
-        [p.urgent for p in points],
+        [p.importance for p in points],
         bounds,
         LABEL_SIZE * 1.25,
         gaps=[RING_GAP if p.ring else GAP for p in points],
@@ -228,7 +228,7 @@ def _names(
                 va="center_baseline",
                 fontsize=LABEL_SIZE,
                 annotation_clip=False,
-                color=INK if point.urgent else SOFT,
+                color=INK if point.importance else SOFT,
                 fontweight="bold" if point.ring else "normal",
             )
 

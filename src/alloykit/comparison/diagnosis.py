@@ -1,10 +1,13 @@
-"""Why averaging fails: the loss along the straight line between members, said in words."""
+"""Why averaging fails: loss and errors along the straight line between members, in words."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from alloykit.comparison.report_data import Barrier
 from alloykit.comparison.setting import Member, Setting
@@ -13,11 +16,51 @@ from alloykit.evaluation.metrics import METRICS
 from alloykit.execution.plan import plan_merge
 from alloykit.execution.run import merge_in_memory
 from alloykit.soups.judge import Judge
+from alloykit.types import Task
 
 POINTS = 11
 EXAMPLES = 2000
 MOST_PAIRS = 6
-FLAT, STEEP = 0.05, 0.5
+NONE, LOW, HIGH = 0, 1, 2
+LOSS_GRADES = (0.05, 0.5)
+"""Up to 5 % of the larger loss at the ends there is no barrier, above 50 % a high one."""
+
+ERROR_GRADES = (0.02, 0.1)
+"""The same for errors, in fractions of all examples; 2 % is what the source calls unstable."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What was measured along one line.
+
+    Attributes:
+        losses: The loss at each alpha.
+        errors: The fraction of wrong predictions at each alpha; empty for regression.
+    """
+
+    losses: tuple[float, ...]
+    errors: tuple[float, ...] = ()
+
+    @property
+    def height(self) -> float:
+        """The loss barrier."""
+        return barrier_height(self.losses)
+
+    @property
+    def error_height(self) -> float:
+        """The error barrier, as a fraction of all examples; 0 for regression."""
+        return barrier_height(self.errors) if self.errors else 0.0
+
+    @property
+    def grade(self) -> int:
+        """NONE, LOW or HIGH: the worse of what loss and errors say."""
+        if not math.isfinite(self.height):
+            return HIGH
+        scale = max(self.losses[0], self.losses[-1])
+        by_loss = sum(self.height > share * scale for share in LOSS_GRADES)
+        by_error = sum(self.error_height > share for share in ERROR_GRADES)
+        # A barrier in the loss of two excellent models can be many times their loss and nothing.
+        return max(by_error, min(by_loss, LOW) if self.errors and not by_error else by_loss)
 
 
 def diagnose_members(setting: Setting, *, most_pairs: int | None = MOST_PAIRS) -> list[Barrier]:
@@ -27,100 +70,104 @@ def diagnose_members(setting: Setting, *, most_pairs: int | None = MOST_PAIRS) -
 
 
 def barrier_between(first: Member, second: Member, setting: Setting) -> Barrier:
-    """Walk from one member to the other in eleven steps and measure the loss at each.
+    """Walk from one member to the other in eleven steps; measure loss and errors at each.
 
-    loss(alpha) of (1 − alpha) · first + alpha · second, on at most 2,000 validation examples
+    At alpha the model is (1 − alpha) · first + alpha · second. At most 2,000 validation examples
+    are used. Skewed members can have less loss between them than at either end and be wrong more
+    often all the same, which is why the errors are part of the verdict.
 
     References:
         Frankle et al., Linear Mode Connectivity and the Lottery Ticket Hypothesis, 2020,
-        arXiv:1912.05671, section 2. Eleven points, as Ainsworth et al. 2022 (arXiv:2209.04836)
-        use twenty-five.
+        arXiv:1912.05671, section 2 (errors, instability above 2 %); Ainsworth et al., Git
+        Re-Basin, 2022, arXiv:2209.04836 (loss; 25 points, where we take 11).
     """
-    loss = METRICS["mse" if setting.task == "regression" else "log_loss"]
     judge = Judge(
-        first.module, setting.validation.take(EXAMPLES), loss, setting.task,
+        first.module,
+        setting.validation.take(EXAMPLES),
+        setting.metric,
+        setting.task,
         batch_norm=setting.batch_norm,
-    )  # fmt: skip
+    )
     alphas = tuple(index / (POINTS - 1) for index in range(POINTS))
-    checkpoints = [first.checkpoint, second.checkpoint]
-    plain, reestimated = [], []
-    for alpha in alphas:
-        merged = merge_in_memory(plan_merge(checkpoints, weights=[1.0 - alpha, alpha]), checkpoints)
-        plain.append(judge.value(merged, reestimate=False))
-        if judge.batch_norm is not None:
-            reestimated.append(judge.value(merged))
+    plain = _curve(first, second, alphas, judge, reestimate=False)
+    again = None
+    if judge.batch_norm is not None:
+        again = _curve(first, second, alphas, judge, reestimate=True)
     return Barrier(
         first=first.name,
         second=second.name,
         alphas=alphas,
-        losses=tuple(plain),
-        losses_reestimated=tuple(reestimated) or None,
-        verdict=verdict(
-            alphas, plain, reestimated or None, batch_norm=has_batch_norm(first.module)
-        ),
+        losses=plain.losses,
+        losses_reestimated=again.losses if again else None,
+        verdict=verdict(plain, again, batch_norm=has_batch_norm(first.module)),
+        errors=(again or plain).errors or None,
     )
 
 
-def barrier_height(alphas: Sequence[float], losses: Sequence[float]) -> float:
-    """max over alpha of loss(alpha) − ((1 − alpha)·loss(0) + alpha·loss(1)).
+def _curve(
+    first: Member, second: Member, alphas: Sequence[float], judge: Judge, *, reestimate: bool
+) -> Curve:
+    checkpoints, targets = [first.checkpoint, second.checkpoint], judge.validation.targets
+    losses, errors = [], []
+    for alpha in alphas:
+        plan = plan_merge(checkpoints, weights=[1.0 - alpha, alpha])
+        outputs = judge.outputs(merge_in_memory(plan, checkpoints), reestimate=reestimate)
+        loss, error = _measured(outputs, targets, judge.task)
+        losses.append(loss)
+        errors += [] if error is None else [error]
+    return Curve(tuple(losses), tuple(errors))
+
+
+def _measured(outputs: Tensor, targets: Tensor, task: Task) -> tuple[float, float | None]:
+    if task == "regression":
+        return METRICS["mse"].value(outputs, targets), None
+    accuracy = METRICS["accuracy"].value(outputs, targets)
+    return METRICS["log_loss"].value(outputs, targets), 1.0 - accuracy
+
+
+def barrier_height(values: Sequence[float]) -> float:
+    """Max over alpha of value(alpha) − ((1 − alpha)·value(0) + alpha·value(1)), evenly spaced.
 
     Example:
-        >>> barrier_height([0.0, 0.5, 1.0], [1.0, 4.0, 2.0])
+        >>> barrier_height([1.0, 4.0, 2.0])
         2.5
     """
+    last = len(values) - 1
     return max(
-        loss - ((1 - a) * losses[0] + a * losses[-1])
-        for a, loss in zip(alphas, losses, strict=True)
+        value - ((1 - index / last) * values[0] + index / last * values[-1])
+        for index, value in enumerate(values)
     )
 
 
-def verdict(
-    alphas: Sequence[float],
-    losses: Sequence[float],
-    reestimated: Sequence[float] | None,
-    *,
-    batch_norm: bool,
-) -> str:
-    """What the curve means for averaging these two, in one plain sentence.
-
-    The thresholds are relative to the larger loss at the ends: up to 5 % there is no barrier,
-    above 50 % (and above 0.05 in the loss) averaging will fail.
-    """
-    height, grade = _graded(alphas, losses)
+def verdict(plain: Curve, reestimated: Curve | None, *, batch_norm: bool) -> str:
+    """What the curves mean for averaging these two, in one or two plain sentences."""
     if reestimated is None:
-        hint = (
-            " BatchNorm statistics were not re-estimated: give data for it and look again."
-            if batch_norm and grade != "none"
-            else ""
-        )
-        return _plain_verdict(height, grade) + hint
-    after, regrade = _graded(alphas, reestimated)
-    if grade == "none" or after >= height:
-        return _plain_verdict(after, regrade)
-    if regrade == "none":
+        hint = " BatchNorm statistics were not re-estimated: give data for it and look again."
+        return _said(plain) + (hint if batch_norm and plain.grade != NONE else "")
+    if reestimated.grade >= plain.grade:
+        return _said(reestimated)
+    before = f"As averaged, without re-estimating BatchNorm, it is {_heights(plain)}."
+    if reestimated.grade == NONE:
+        return f"Only the BatchNorm statistics stand in the way: re-estimate them. {before}"
+    return f"{_said(reestimated)} {before}"
+
+
+def _said(curve: Curve) -> str:
+    if curve.grade == HIGH:
         return (
-            f"Only the BatchNorm statistics stand in the way: the barrier is {height:.3g} as "
-            f"averaged and {max(after, 0.0):.3g} after re-estimation. Average, then re-estimate."
-        )
-    return f"{_plain_verdict(after, regrade)} Without re-estimating BatchNorm it is {height:.3g}."
-
-
-def _graded(alphas: Sequence[float], losses: Sequence[float]) -> tuple[float, str]:
-    height, scale = barrier_height(alphas, losses), max(losses[0], losses[-1])
-    if not math.isfinite(height) or (height > STEEP * scale and height > FLAT):
-        return height, "high"
-    return height, "low" if height > FLAT * scale else "none"
-
-
-def _plain_verdict(height: float, grade: str) -> str:
-    if grade == "high":
-        return (
-            f"Not in one basin (barrier {height:.3g}): averaging will fail; "
+            f"Not in one basin (barrier {_heights(curve)}): averaging will fail; "
             "align them, or ensemble their predictions."
         )
-    if grade == "low":
+    if curve.grade == LOW:
         return (
-            f"A low barrier ({height:.3g}): averaging will lose a little; "
+            f"A low barrier ({_heights(curve)}): averaging may lose a little; "
             "compare it with the members before you ship it."
         )
-    return f"One basin (barrier {max(height, 0.0):.3g}): averaging is safe and may help."
+    return f"One basin (barrier {_heights(curve)}): averaging is safe and may help."
+
+
+def _heights(curve: Curve) -> str:
+    text = f"{max(curve.height, 0.0):.2g} in the loss"
+    if curve.errors:
+        text += f", {100 * max(curve.error_height, 0.0):.1f} points of accuracy"
+    return text

@@ -44,7 +44,8 @@ def headline(data: ReportData) -> Headline:
     score = f"{_score(data, chosen)} on test"
     if single is None or chosen.improvement is None:
         return Headline("Ship ", chosen.candidate, f": {score}.")
-    gain = f"{_size(data, chosen.improvement)} over the best single member"
+    joint = "over" if data.metric in wording.IN_PERCENT else "than"
+    gain = f"{_size(data, chosen.improvement)} {joint} the best single member"
     span, cost = _span(data, chosen.improvement), cost_phrase(chosen, single)
     if chosen.improvement.low > 0:
         return Headline("Ship ", chosen.candidate, f": {score}, {gain} ({span}){cost}.")
@@ -63,11 +64,9 @@ def _keep(data: ReportData, single: Row) -> Headline:
     if rival is None:
         return Headline("Ship ", single.candidate, f"{after}No combination was scored.")
     assert rival.improvement is not None
-    after += (
-        f"No combination is worth shipping instead: the best of them, ‘{rival.candidate}’, differs "
-        f"by {_size(data, rival.improvement)} ({_span(data, rival.improvement)})."
-    )
-    return Headline("Ship ", single.candidate, after)
+    size, span = _size(data, rival.improvement), _span(data, rival.improvement)
+    after += "No combination is worth shipping instead; the best of them, "
+    return Headline("Ship ", single.candidate, f"{after}‘{rival.candidate}’: {size} ({span}).")
 
 
 def _score(data: ReportData, row: Row) -> str:

@@ -60,13 +60,12 @@ def leaderboard_table(
         best_single: The candidate marked as such.
         recommendation: The candidate marked as such, in bold.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", width=1)
     table.add_column("candidate", overflow="fold", max_width=NAME_WIDTH)
     # "valid." chooses and "test" reports: the reader must not take one for the other.
-    for title, width in (("valid.", 7), ("test", 7), ("gain", 7), ("interval", 16), ("p", 7)):
-        table.add_column(title, justify="right", max_width=width)
-    table.add_column("time", justify="right", max_width=8)
+    for title in ("valid.", "test", "gain", "interval", "p", "time"):
+        table.add_column(title, justify="right", no_wrap=True)
     marks = dict.fromkeys((r.candidate for r in rows if r.family == "member"), MEMBER)
     marks |= {best_single: BEST} | {recommendation: SHIP}
     for row in ranked(rows, metric, higher_is_better=higher_is_better):
@@ -105,8 +104,9 @@ def _below(rows: Sequence[Row]) -> Text:
 
 
 def _printable(text: str) -> str:
-    """Without control characters: a name must not move the cursor of a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """On one line, without control characters: a name must not move a terminal's cursor."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
 def leaderboard_records(rows: Iterable[Row]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from alloykit.comparison import charts, cost_chart, wording
@@ -66,12 +66,14 @@ def _points(data: ReportData, rows: Sequence[Row], timed: bool) -> list[cost_cha
         if row.costs is not None
     ]
     front = {p.name for p in cost_chart.pareto(points, higher_is_better=data.higher_is_better)}
-    urgent = front | {data.best_single, data.recommendation}
+    must = {data.best_single, data.recommendation}
     return [
-        cost_chart.Point(
-            p.name, p.family, p.cost, p.score, p.name in urgent, p.name == data.recommendation
+        replace(
+            point,
+            importance=2 if point.name in must else int(point.name in front),
+            ring=point.name == data.recommendation,
         )
-        for p in points
+        for point in points
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 Side = Literal["left", "center", "right"]
 Box = tuple[float, float, float, float]
 
+INDISPENSABLE = 2
 GAP = 9.0
 """Pixels from the middle of a point to its label."""
 
@@ -25,29 +26,29 @@ class Place:
 def place_labels(
     points: Sequence[tuple[float, float]],
     widths: Sequence[float],
-    urgent: Sequence[bool],
+    importance: Sequence[int],
     bounds: Box,
     height: float,
     *,
     gaps: Sequence[float] | None = None,
     obstacles: Sequence[Box] = (),
 ) -> list[Place | None]:
-    """A place for each label, or None where it would cover another and is not urgent.
+    """A place for each label, or None where it would cover something and is not indispensable.
 
-    Greedy: urgent labels first, each at the free place that comes first in a fixed order; an urgent
-    one without a free place takes the one that covers least.
+    Greedy: the important labels first, each at the free place that comes first in a fixed order; an
+    indispensable one without a free place takes the one that covers least.
 
     Args:
         points: Middles of the points in pixels, y upwards.
         widths: Widths of the labels in pixels.
-        urgent: Which labels must be shown.
+        importance: 2 for labels that must be shown, 1 for those to place before the others, 0.
         bounds: (left, bottom, right, top) that labels stay within.
         height: Height of a label in pixels.
         gaps: Pixels from the middle of each point to its label; 9 by default.
         obstacles: What labels should not cover: lines, other texts.
 
     Example:
-        >>> place_labels([(50.0, 50.0)], [30.0], [True], (0, 0, 100, 100), 10.0)
+        >>> place_labels([(50.0, 50.0)], [30.0], [2], (0, 0, 100, 100), 10.0)
         [Place(dx=9.0, dy=0.0, side='left')]
     """
     spaces = gaps or [GAP] * len(points)
@@ -57,14 +58,14 @@ def place_labels(
     ]
     taken += obstacles
     found: list[Place | None] = [None] * len(points)
-    for index in sorted(range(len(points)), key=lambda i: not urgent[i]):
+    for index in sorted(range(len(points)), key=lambda i: -importance[i]):
         ranked = [
             (_covered(box, taken, bounds), place, box)
             for place, box in _places(points[index], widths[index], height, spaces[index])
-            if urgent[index] or abs(place.dy) <= 1.2 * height
+            if importance[index] == INDISPENSABLE or abs(place.dy) <= 1.2 * height
         ]
         cost, place, box = min(ranked, key=lambda entry: entry[0])
-        if cost == 0 or urgent[index]:
+        if cost == 0 or importance[index] == INDISPENSABLE:
             found[index] = place
             taken.append(box)
     return found

@@ -22,6 +22,8 @@ class Barrier:
         losses_reestimated: The loss after BatchNorm statistics were re-estimated, or None where
             there is no BatchNorm or no data to do it.
         verdict: One plain sentence: what the curve means for merging these two.
+        errors: Fraction of wrong predictions at each alpha, of the losses that the verdict is
+            about (re-estimated where there are such); None for regression.
     """
 
     first: str
@@ -30,6 +32,7 @@ class Barrier:
     losses: tuple[float, ...]
     losses_reestimated: tuple[float, ...] | None = None
     verdict: str = ""
+    errors: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Study(Strict):
         None, ge=2, description="Number of classes; by default the outputs'."
     )
     metric: str | None = Field(
-        None, description="Main metric; by default accuracy, mse or log_loss."
+        None, description="Main metric; by default accuracy, rmse or perplexity."
     )
     candidates: list[str] | None = Field(
         None, description="Candidates or methods to try; default all."
@@ -95,6 +95,11 @@ class Study(Strict):
         None, description="Folder for rows and report; default <study>-output."
     )
     trust_pickle: bool = Field(False, description="Open .pt files that refer to unknown classes.")
+
+
+def output_folder(study: Study, path: Path) -> Path:
+    """Where the rows and the report of a study file go."""
+    return path.parent / (study.output or f"{path.stem}-output")
 
 
 def study_schema() -> dict[str, Any]:

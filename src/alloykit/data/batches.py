@@ -98,9 +98,23 @@ def as_batch(batch: Any, where: str) -> Batch:
             f"{where} is not a pair (inputs, targets): it has {found}. A model with several "
             "inputs takes ((first, second), targets) or a mapping with the key 'labels'."
         )
+    named = pair[0].items() if isinstance(pair[0], Mapping) else ()
+    for name, values in (*named, ("targets", pair[1])):
+        _refuse_list(values, f"{name!r} of {where}")
     inputs, targets = as_inputs(pair[0], f"inputs of {where}"), as_targets(pair[1], where)
     check_lengths(inputs, targets, where)
     return inputs, targets
+
+
+def _refuse_list(values: Any, what: str) -> None:
+    """Lists of rows in a batch: torch's default collation makes them of the columns."""
+    if isinstance(values, list | tuple) and any(
+        isinstance(v, Tensor) and v.dim() > 0 for v in values
+    ):
+        raise DataError(
+            f"{what} is a list of tensors, and whether its examples or its positions come first "
+            "cannot be told. Give tensors: the dataset's torch format, or a collate_fn that stacks."
+        )
 
 
 def check_lengths(inputs: Inputs, targets: Tensor, where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -69,10 +69,11 @@ class Examples:
         known, position = self.digests(), 0
         for inputs, targets in self._selected():
             found = batch_of.digests(inputs)
-            _same_as_before(self.name, known, found, position)
+            _check_unchanged(self.name, known, found, position)
             position += len(found)
             yield inputs, targets
-        _same_as_before(self.name, known[position:], [], 0)
+        if position != len(known):
+            _refuse_changed(self.name, position)
 
     @property
     def targets(self) -> Tensor:
@@ -224,18 +225,20 @@ def from_arrays(
     return Examples(name, read, checked=False, class_names=class_names)
 
 
-def _same_as_before(
+def _check_unchanged(
     name: str, known: Sequence[bytes], found: Sequence[bytes], position: int
 ) -> None:
-    expected = known[position : position + len(found)] if found else known
+    """Compare the digests of a batch at ``position`` with those of the first reading."""
+    expected = known[position : position + len(found)]
     if list(expected) == list(found):
         return
-    at = next(
-        (i for i, pair in enumerate(zip(expected, found, strict=False)) if pair[0] != pair[1]),
-        min(len(expected), len(found)),
-    )
+    same = (one == other for one, other in zip(expected, found, strict=False))
+    _refuse_changed(name, position + next((i for i, s in enumerate(same) if not s), len(expected)))
+
+
+def _refuse_changed(name: str, position: int) -> NoReturn:
     raise DataError(
-        f"The {name} examples changed between two readings (first at example {position + at + 1}). "
+        f"The {name} examples changed between two readings (first at example {position + 1}). "
         "Every model must see the same examples: switch off shuffling and random augmentation "
         "in this split, or give its tensors."
     )

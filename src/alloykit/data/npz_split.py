@@ -6,7 +6,7 @@ import pickle
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,8 @@ def read_npz(
     """
     file = Path(path)
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise DataError(f"{file} holds one array and no names. Save it with numpy.savez.")
-            found, wanted = (_array(arrays, key, file) for key in (inputs, targets))
+        with file.open("rb") as stream:
+            found, wanted = _arrays(stream, (inputs, targets), file)
     except FileNotFoundError as error:
         raise DataError(f"{file}: there is no such file.") from error
     except DataError:
@@ -44,6 +42,14 @@ def read_npz(
     if wanted.ndim == 2 and wanted.shape[1] == 1 and wanted.dtype.kind in "iub":
         wanted = wanted[:, 0]
     return found, wanted
+
+
+def _arrays(stream: IO[bytes], keys: tuple[str, str], file: Path) -> list[NDArray[Any]]:
+    arrays = np.load(stream, allow_pickle=False)
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise DataError(f"{file} holds one array and no names. Save it with numpy.savez.")
+    with arrays:
+        return [_array(arrays, key, file) for key in keys]
 
 
 def _array(arrays: Any, key: str, file: Path) -> NDArray[Any]:

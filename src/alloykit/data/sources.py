@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from alloykit.data.batches import as_tensor
 from alloykit.data.csv_file import read_csv
 from alloykit.data.examples import Examples, as_examples, from_arrays
 from alloykit.data.idx_file import read_images_and_labels

@@ -47,11 +47,11 @@ def batched_forward(members: Sequence[nn.Module]) -> Forward:
         [(5, 2), (5, 2)]
     """
     loop = loop_forward(members)
-    try:
-        stacked = _stacked_forward(members)
-    except (RuntimeError, ValueError) as error:
-        _warn(f"they cannot be stacked ({_first_line(error)})")
+    difference = _difference(members)
+    if difference:
+        _warn(difference)
         return loop
+    stacked = _stacked_forward(members)
     chosen: list[Forward] = []
 
     def forward(*args: Any, **kwargs: Any) -> Sequence[Tensor]:
@@ -65,6 +65,21 @@ def batched_forward(members: Sequence[nn.Module]) -> Forward:
         return expected
 
     return forward
+
+
+def _difference(members: Sequence[nn.Module]) -> str:
+    first = _layout(members[0])
+    for place, member in enumerate(members[1:], start=2):
+        if type(member) is not type(members[0]) or _layout(member) != first:
+            return f"member {place} has another class, or other parameters, than the first"
+        if member.training != members[0].training:
+            return f"member {place} is not in the same mode (training or evaluation) as the first"
+    return ""
+
+
+def _layout(member: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype, torch.device]]:
+    named = [*member.named_parameters(), *member.named_buffers()]
+    return {name: (tensor.shape, tensor.dtype, tensor.device) for name, tensor in named}
 
 
 def _stacked_forward(members: Sequence[nn.Module]) -> Forward:

@@ -51,11 +51,11 @@ def save_ensemble(
     model.batched = False
     model.train(False)
     model(*args, **kwargs)
-    program = _exported(model, args, kwargs)
-    if isinstance(program, Exception):
-        raise _explained(model, args, kwargs, program) from program
-    _forget_origin(program)
     with atomic_write(path, overwrite=overwrite) as file, _quiet():
+        program = _exported(model, args, kwargs)
+        if isinstance(program, Exception):
+            raise _explained(model, args, kwargs, program) from program
+        _forget_origin(program)
         torch.export.save(program, file, extra_files={DESCRIPTION: _description(model)})
 
 
@@ -109,7 +109,11 @@ def _exported(
     def free(value: Any) -> Any:
         return {0: batch} if isinstance(value, Tensor) else None
 
-    shapes = {"args": tuple(map(free, args)), "kwargs": {key: free(v) for key, v in kwargs.items()}}
+    shapes: dict[str, Any] = {}
+    if args:
+        shapes["args"] = tuple(map(free, args))
+    if kwargs:
+        shapes["kwargs"] = {key: free(value) for key, value in kwargs.items()}
     try:
         with torch.no_grad(), _quiet():
             return torch.export.export(

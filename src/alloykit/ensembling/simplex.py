@@ -72,7 +72,7 @@ def minimise(objective: Objective, members: int) -> Optimum:
         gap = _gap(gradient, weights)
         if gap <= objective.tolerance:
             return _without_negligible(objective, weights, gap)
-        target = quadratic_minimum(hessian, gradient - hessian @ weights, weights)
+        target = quadratic_minimum(hessian, gradient, weights)
         moved = _line_search(objective, weights, target - weights, gradient)
         if np.array_equal(moved, weights):
             break
@@ -117,21 +117,22 @@ def _on_simplex(weights: Array) -> Array:
     return result
 
 
-def quadratic_minimum(hessian: Array, linear: Array, start: Array) -> Array:
-    """The w on the simplex with the smallest ½ wᵀHw + cᵀw, by a primal active set.
+def quadratic_minimum(hessian: Array, gradient: Array, start: Array) -> Array:
+    """The w on the simplex that minimises g·(w - s) + ½ (w - s)ᵀH(w - s), by a primal active set.
 
     Args:
         hessian: H ``[member, member]``, positive semi-definite; a tiny ridge makes it definite.
-        linear: c ``[member]``.
-        start: A point on the simplex to begin from.
+        gradient: g ``[member]``, at ``start``.
+        start: s, a point on the simplex. The ridge pulls towards it, so that it cannot move an
+            optimum that ``start`` already is.
 
     Example:
-        >>> quadratic_minimum(np.eye(2), np.array([0.0, 0.5]), np.array([0.5, 0.5]))
+        >>> quadratic_minimum(np.eye(2), np.array([0.5, 1.0]), np.array([0.5, 0.5]))
         array([0.75, 0.25])
     """
-    scale = max(float(hessian.diagonal().max()), float(np.abs(linear).max()), 1e-300)
+    scale = max(float(hessian.diagonal().max()), float(np.abs(gradient).max()), 1e-300)
     curved = hessian / scale + RIDGE * np.eye(len(start))
-    slope = linear / scale
+    slope = gradient / scale - curved @ start
     weights, free = start.copy(), start > 0
     for _ in range(20 * len(start) + 100):
         target, level = _equality_minimum(curved, slope, free)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from alloykit.data.batches import Batch, forward, placed
+from alloykit.data.batches import Batch, Inputs, forward, length, placed
 from alloykit.errors import DataError
 from alloykit.evaluation.predicting import evaluating
 
@@ -23,8 +23,8 @@ def update_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
 
     Each statistic becomes the plain mean over the batches, as ``torch.optim.swa_utils.update_bn``
     makes it; unlike there only the BatchNorm layers run in training mode, so dropout stays off.
-    Batches of one example are left out where there are others: they have no variance. Use it after
-    averaging parameters, with training inputs; parameters are not changed.
+    A batch with one value per channel, which has no variance, is left out. Use it after averaging
+    parameters, with training inputs; parameters are not changed.
 
     Args:
         model: Changed in place; its training flags and momenta are restored.
@@ -34,7 +34,7 @@ def update_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
         The number of layers estimated; 0 where the model has none, and then nothing is read.
 
     Raises:
-        DataError: There are layers, but no batch of at least two examples.
+        DataError: There are layers, but no batch that has a variance.
 
     References:
         Izmailov, Podoprikhin, Garipov, Vetrov, Wilson: Averaging Weights Leads to Wider Optima
@@ -51,10 +51,8 @@ def update_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
                 layer.reset_running_stats()
                 layer.momentum = None
                 layer.training = True
-            for inputs, targets in batches:
-                if len(targets) > 1:
-                    forward(model, placed(inputs, model))
-                    seen += 1
+            for inputs, _ in batches:
+                seen += _estimated(model, layers, placed(inputs, model))
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
@@ -64,6 +62,22 @@ def update_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
             "more examples. Give more data, or a larger batch_size."
         )
     return len(layers)
+
+
+def _estimated(model: nn.Module, layers: list[_BatchNorm], inputs: Inputs) -> bool:
+    """Run one batch; False, and no statistic changed, where it has one value per channel."""
+    single = length(inputs) == 1
+    before = [[b.clone() for b in layer.buffers()] for layer in layers] if single else []
+    try:
+        forward(model, inputs)
+    except ValueError as error:
+        if not single or "more than 1 value per channel" not in str(error):
+            raise
+        for layer, kept in zip(layers, before, strict=True):
+            for buffer, value in zip(layer.buffers(), kept, strict=True):
+                buffer.copy_(value)
+        return False
+    return True
 
 
 def _layers(model: nn.Module) -> list[_BatchNorm]:

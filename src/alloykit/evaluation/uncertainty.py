@@ -11,7 +11,8 @@ from torch import Tensor
 
 from alloykit.errors import DataError, InvalidParameter
 from alloykit.evaluation.classification_metrics import Array, units
-from alloykit.evaluation.metrics import Metric, metric
+from alloykit.evaluation.metrics import Metric
+from alloykit.evaluation.metrics import metric as metric_of
 from alloykit.types import Interval
 
 INDEXED_RESAMPLES = 200
@@ -21,7 +22,7 @@ BLOCK = 4_000_000
 
 
 def bootstrap(
-    measure: str | Metric,
+    metric: str | Metric,
     outputs: Tensor,
     targets: Tensor,
     *,
@@ -37,7 +38,7 @@ def bootstrap(
     other metrics come from resampled sums.
 
     Args:
-        measure: The metric, or its name.
+        metric: The metric, or its name.
         outputs: What it scores.
         targets: One per example.
         seed: Of the resamples.
@@ -47,7 +48,7 @@ def bootstrap(
     References:
         Efron, Tibshirani: An Introduction to the Bootstrap, 1993, chapter 13.
     """
-    chosen = metric(measure)
+    chosen = metric_of(metric)
     _check(resamples, level)
     value = chosen.value(outputs, targets)
     (values,) = _resampled(chosen, (outputs,), targets, seed, resamples)
@@ -55,7 +56,7 @@ def bootstrap(
 
 
 def improvement(
-    measure: str | Metric,
+    metric: str | Metric,
     candidate: Tensor,
     reference: Tensor,
     targets: Tensor,
@@ -70,7 +71,7 @@ def improvement(
     better, whatever the metric's direction.
 
     Args:
-        measure: The metric, or its name.
+        metric: The metric, or its name.
         candidate: Pooled outputs of the candidate.
         reference: Pooled outputs of what it is compared with, on the same examples.
         targets: One per example.
@@ -78,7 +79,7 @@ def improvement(
         resamples: How many, at least 1.
         level: Coverage asked for, in (0, 1).
     """
-    chosen = metric(measure)
+    chosen = metric_of(metric)
     _check(resamples, level)
     sign = 1.0 if chosen.higher_is_better else -1.0
     value = sign * (chosen.value(candidate, targets) - chosen.value(reference, targets))

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from alloykit.errors import InvalidParameter, InvalidWeights
-from alloykit.evaluation.metrics import Metric, metric
+from alloykit.evaluation.metrics import Metric
+from alloykit.evaluation.metrics import metric as metric_of
 
 
 def weights_from_scores(
-    scores: Sequence[float], measure: str | Metric, *, power: float = 1.0
+    scores: Sequence[float], metric: str | Metric, *, power: float = 1.0
 ) -> tuple[float, ...]:
     """Weights that sum to one, larger for members that scored better.
 
@@ -23,7 +24,7 @@ def weights_from_scores(
 
     Args:
         scores: One per member.
-        measure: What they were scored with, or its name.
+        metric: What they were scored with, or its name.
         power: How strongly better scores count, at least 0; 0 gives equal weights.
 
     Raises:
@@ -36,7 +37,7 @@ def weights_from_scores(
         >>> weights_from_scores([1.0, 4.0], "mse")
         (0.8, 0.2)
     """
-    chosen = metric(measure)
+    chosen = metric_of(metric)
     if not 0 <= power < math.inf:
         raise InvalidParameter(f"The power must be a finite number of at least 0. Got {power}.")
     given = np.asarray(scores, dtype=np.float64)

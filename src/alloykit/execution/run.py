@@ -15,7 +15,8 @@ from alloykit.execution.plan import Plan, Step
 from alloykit.numerics import compute_dtype, promoted, unusable_values
 from alloykit.types import Checkpoint, MergeMethod, TensorGroup
 
-Progress = Callable[[Step], None]
+Progress = Callable[[str, int, int], None]
+"""Called before each tensor with its name, how many are done, and of how many."""
 
 
 def run(
@@ -36,7 +37,7 @@ def run(
         plan: What ``plan_merge`` decided.
         members: The checkpoints that it was planned from, in any order.
         base: The base that it was planned from.
-        progress: Called after every step.
+        progress: Called before every step.
 
     Raises:
         CheckpointError: NaN or Inf in tensors to be averaged, or integer tensors that differ.
@@ -47,7 +48,9 @@ def run(
     wrong: list[str] = []
     done: dict[str, Tensor] = {}
     tied = {step.tied_to for step in plan.steps if step.tied_to}
-    for step in plan.steps:
+    for done_so_far, step in enumerate(plan.steps):
+        if progress is not None:
+            progress(step.name, done_so_far, len(plan.steps))
         if step.action == "tie":
             tensor = done[step.tied_to]
         else:
@@ -55,8 +58,6 @@ def run(
         if step.name in tied:
             done[step.name] = tensor
         yield step.name, tensor
-        if progress is not None:
-            progress(step)
     if wrong:
         raise CheckpointError(
             f"The models cannot be merged: {len(wrong)} tensors hold values that have no average.\n"

@@ -36,7 +36,7 @@ def interpolate(alpha: float = 0.5) -> Callable[[TensorGroup], Tensor]:
         base. Exactly one member.
 
     Raises:
-        InvalidParameter: alpha is not finite.
+        InvalidParameter: alpha is not a finite number.
 
     Example:
         >>> import torch
@@ -46,8 +46,8 @@ def interpolate(alpha: float = 0.5) -> Callable[[TensorGroup], Tensor]:
 
     References:
         Wortsman et al., Robust fine-tuning of zero-shot models, 2021, arXiv:2109.01903,
-        equation 1. Differs in nothing but the order of operations: alpha 1 gives the member to
-        one rounding.
+        equation 1. Differs in nothing but the order of operations: alpha 0 gives exactly the
+        base, alpha 1 exactly the member.
     """
     if not math.isfinite(alpha):
         raise InvalidParameter(f"The 'alpha' parameter of interpolate must be finite. Got {alpha}.")
@@ -58,8 +58,9 @@ def interpolate(alpha: float = 0.5) -> Callable[[TensorGroup], Tensor]:
                 "interpolate walks from a base to a model, and no base was given. "
                 "Pass base=PATH: the checkpoint that the model was fine-tuned from."
             )
-        if alpha == 1.0:
-            return group.tensors[0].clone()
-        return group.base.add(group.tensors[0] - group.base, alpha=alpha)
+        if alpha in (0.0, 1.0):
+            return (group.tensors[0] if alpha else group.base).clone()
+        # Subtracted, so that a zero that both have keeps its sign.
+        return group.base.sub(group.base - group.tensors[0], alpha=alpha)
 
     return merge

@@ -35,7 +35,7 @@ def linear() -> Callable[[TensorGroup], Tensor]:
     References:
         Wortsman et al., Model soups: averaging weights of multiple fine-tuned models improves
         accuracy without increasing inference time, 2022, arXiv:2203.05482. Differs from common
-        code in the sum: differences from the first member are added, so that equal members give
-        exactly that member.
+        code in the sum: differences from the heaviest member are taken, so that equal members
+        give exactly that member.
     """
     return lambda group: weighted_mean(group.tensors, group.weights)

@@ -1,0 +1,54 @@
+# Every target sets up its own environment: a machine with Python 3.11, git and make is enough.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+TESTS  ?= tests
+
+.PHONY: help demo test check format lint types docs bench clean
+.DEFAULT_GOAL := help
+
+help:   ## what there is to make
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  make \1	/'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+
+$(VENV)/ready-demo: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/ready-check: $(VENV)/ready-demo
+	$(PIP) --group test --group check --group docs
+	@touch $@
+
+demo: $(VENV)/ready-demo ## train small models on real data and compare every way of combining them
+	$(BIN)/alloykit demo
+
+test: $(VENV)/ready-check ## run all tests
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(TESTS)
+
+check: format lint types docs test ## all that has to hold before a change lands
+
+format: $(VENV)/ready-check ## check the formatting
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/ready-check ## check style, docstrings and imports
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
+
+types: $(VENV)/ready-check ## check types, strictly
+	$(BIN)/mypy
+
+docs: $(VENV)/ready-check ## build the documentation site, every warning an error
+	$(BIN)/python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: $(VENV)/ready-check ## run the benchmarks; DATA=FOLDER holds fashion-mnist/
+	$(BIN)/python benchmarks/batched_members.py
+	$(BIN)/python benchmarks/weight_solvers.py
+	$(BIN)/python benchmarks/fashion_partitions.py $(if $(DATA),--data $(DATA)/fashion-mnist)
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) site dist .cache alloykit-demo
