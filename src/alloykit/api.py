@@ -27,12 +27,12 @@ from alloykit.data.splits import check_splits
 from alloykit.ensembling.module import Ensemble
 from alloykit.ensembling.rule import build_rule, starting_state
 from alloykit.ensembling.stack import member_stack
-from alloykit.errors import InvalidParameter, MissingInput
+from alloykit.errors import InvalidParameter, InvalidWeights, MissingInput
 from alloykit.evaluation.batch_norm import has_batch_norm, update_batch_norm
 from alloykit.evaluation.metrics import Metric, metric
 from alloykit.evaluation.predicting import detect_kind, predict
 from alloykit.evaluation.weighting import weights_from_scores
-from alloykit.execution.members import open_members
+from alloykit.execution.members import open_members, several
 from alloykit.execution.plan import Plan, plan_merge
 from alloykit.execution.results import in_form_of
 from alloykit.execution.run import Progress as StepProgress
@@ -94,11 +94,10 @@ def merge(
         >>> merge([{"w": torch.zeros(2)}, {"w": torch.ones(2)}])["w"]
         tensor([0.5000, 0.5000])
     """
+    models = several(models)
+    target = None if output is None else _target(output)
     checkpoints = open_members(models, trust_pickle=trust_pickle)
-    origin = None
-    if base is not None:
-        origin = open_checkpoint(base, name=None if _is_path(base) else "base",
-                                 trust_pickle=trust_pickle)  # fmt: skip
+    origin = _base(base, trust_pickle)
     plan = plan_merge(
         checkpoints,
         method,
@@ -109,13 +108,32 @@ def merge(
         dtype=dtype,
         seed=seed,
     )
-    first = next(iter(models.values() if isinstance(models, Mapping) else models))
-    if output is not None:
-        return _written(plan, models, checkpoints, origin, Path(output), overwrite, progress)
-    merged = in_form_of(first, merge_in_memory(plan, checkpoints, origin, progress=progress))
-    if isinstance(merged, nn.Module) and has_batch_norm(merged):
-        _reestimate(merged, batch_norm)
-    return merged
+    first = _sources(models)[0]
+    if batch_norm is None:
+        _warn_of_averaged_statistics(plan)
+    elif not isinstance(first, nn.Module):
+        raise MissingInput(
+            "Re-estimating BatchNorm runs the model: give modules, or merge without batch_norm "
+            "and call alloykit.update_batch_norm on the module that you load the result into."
+        )
+    files = _files([*_sources(models), base])
+    if target is not None and batch_norm is None:
+        return merge_to_file(
+            plan, checkpoints, target, origin, progress=progress, overwrite=overwrite,
+            inputs=files, metadata=_provenance(plan, models, checkpoints, base, origin),
+        )  # fmt: skip
+    tensors = merge_in_memory(plan, checkpoints, origin, progress=progress)
+    merged = in_form_of(first, tensors)
+    if batch_norm is not None:
+        update_batch_norm(merged, as_examples(batch_norm, "train").batches())
+    if target is None:
+        return merged
+    held = open_checkpoint(merged)
+    write_safetensors(
+        target, plan.specs(), ((name, held.read(name)) for name in tensors), overwrite=overwrite,
+        inputs=files, metadata=_provenance(plan, models, checkpoints, base, origin),
+    )  # fmt: skip
+    return target
 
 
 def average(
@@ -158,8 +176,14 @@ def average(
         >>> average([{"w": torch.zeros(1)}, {"w": torch.ones(1)}], weights=[1, 3])["w"]
         tensor([0.7500])
     """
-    if len(models) < 2 and not isinstance(models, str | Path):
-        raise MissingInput(f"Averaging takes at least two models; {len(models)} was given.")
+    models = several(models)
+    if len(models) < 2:
+        raise MissingInput("Averaging takes at least two models; one was given.")
+    if recency is not None and not 0.0 <= recency <= 1.0:
+        raise InvalidParameter(
+            f"'recency' must be a number in [0, 1]. Got {recency}. (It is the ratio of one "
+            "checkpoint's weight to the next newer one's; 1 is the mean.)"
+        )
     if isinstance(weights, str):
         weights = _weights_by(weights, models, validation, task)
     if recency is None:
@@ -235,12 +259,13 @@ def soup(
         The merged model and how it was chosen. On validation a greedy soup is never worse than
         the best member, a learned one never worse than the plain average.
     """
-    first = next(iter(models.values() if isinstance(models, Mapping) else models))
+    models = several(models)
+    first = _sources(models)[0]
     template = module if module is not None else first
     if not isinstance(template, nn.Module):
         raise MissingInput("Soups run the models: pass module=, a module of their architecture.")
     checkpoints = open_members(models)
-    origin = open_checkpoint(base) if base is not None else None
+    origin = _base(base, trust_pickle=False)
     examples = as_examples(validation, "validation")
     judge = Judge(
         template,
@@ -254,8 +279,9 @@ def soup(
         checkpoints, choice.method, choice.parameters, weights=choice.weights, base=origin
     )
     merged = merge_in_memory(plan, checkpoints, origin)
-    if has_batch_norm(template):
-        merged = dict(judge.loaded(merged).state_dict())
+    if choice.mixes and has_batch_norm(template):
+        held = open_checkpoint(judge.loaded(merged))
+        merged = {name: held.read(name).to(tensor.dtype) for name, tensor in merged.items()}
     return SoupResult(in_form_of(first, merged), choice)
 
 
@@ -313,7 +339,7 @@ def inspect(models: Models, *, base: Any = None, trust_pickle: bool = False) -> 
             task vectors.
         trust_pickle: As in ``merge``.
     """
-    origin = open_checkpoint(base, trust_pickle=trust_pickle) if base is not None else None
+    origin = _base(base, trust_pickle)
     return inspect_checkpoints(open_members(models, trust_pickle=trust_pickle), origin)
 
 
@@ -454,17 +480,18 @@ def save_checkpoint(
     Raises:
         OutputExists: The file exists and ``overwrite`` is not set, or it is the input.
     """
+    target = _target(path)
     checkpoint = open_checkpoint(model)
     specs = checkpoint.specs()
     write_safetensors(
-        path,
+        target,
         specs,
         ((name, checkpoint.read(name)) for name in specs),
         metadata=metadata or {},
         overwrite=overwrite,
-        inputs=[model] if _is_path(model) else [],
+        inputs=_files([model]),
     )
-    return Path(path)
+    return target
 
 
 def methods() -> list[dict[str, str]]:
@@ -515,11 +542,12 @@ def _in_order(
     if not isinstance(weights, Mapping):
         return weights
     names = [checkpoint.id for checkpoint in checkpoints]
-    if set(weights) != set(names):
-        raise InvalidParameter(
-            f"Weights are for {', '.join(map(str, weights))}; the models are {', '.join(names)}."
+    by_name = {str(name): weight for name, weight in weights.items()}
+    if set(by_name) != set(names):
+        raise InvalidWeights(
+            f"Weights are for {', '.join(by_name)}; the models are {', '.join(names)}."
         )
-    return [weights[name] for name in names]
+    return [by_name[name] for name in names]
 
 
 def _weights_by(name: str, models: Models, validation: Any, task: Task) -> list[float]:
@@ -539,45 +567,69 @@ def _is_path(model: Any) -> bool:
     return isinstance(model, str | Path)
 
 
-def _written(
+def _sources(models: Models) -> list[Any]:
+    return list(models.values() if isinstance(models, Mapping) else models)
+
+
+def _base(base: Any, trust_pickle: bool) -> Checkpoint | None:
+    if base is None:
+        return None
+    name = None if _is_path(base) else "base"
+    return open_checkpoint(base, name=name, trust_pickle=trust_pickle)
+
+
+def _target(output: str | Path) -> Path:
+    """The file to write; another suffix would promise another format."""
+    target = Path(output).expanduser()
+    if target.suffix != ".safetensors":
+        raise InvalidParameter(
+            f"{output} would be a safetensors file: give it a name that ends in .safetensors."
+        )
+    return target
+
+
+def _files(sources: Sequence[Any]) -> list[Path]:
+    """The files and folders that models were read from, to be kept from being written over."""
+    paths = [str(source) for source in sources if _is_path(source)]
+    entries = [path.rpartition("#")[0] for path in paths if "#" in path]
+    return [Path(path).expanduser() for path in (*paths, *entries)]
+
+
+def _provenance(
     plan: Plan,
     models: Models,
     checkpoints: Sequence[Checkpoint],
-    base: Checkpoint | None,
-    path: Path,
-    overwrite: bool,
-    progress: StepProgress | None,
-) -> Path:
-    sources = list(models.values() if isinstance(models, Mapping) else models)
+    base: Any,
+    origin: Checkpoint | None,
+) -> dict[str, str]:
     digests = {
-        checkpoint.id: file_digest(source)
-        if _is_path(source) and Path(source).is_file()
-        else content_digest(checkpoint)
-        for checkpoint, source in zip(checkpoints, sources, strict=True)
+        checkpoint.id: _digest(checkpoint, source)
+        for checkpoint, source in zip(checkpoints, _sources(models), strict=True)
     }
-    if base is not None:
-        digests["base"] = content_digest(base)
-    return merge_to_file(
-        plan,
-        checkpoints,
-        path,
-        base,
-        metadata=provenance(
-            inputs=digests, method=plan.method, parameters=plan.parameters,
-            weights=plan.weights,
-        ),
-        inputs=[Path(source) for source in sources if _is_path(source)],
-        overwrite=overwrite,
-        progress=progress,
-    )  # fmt: skip
-
-
-def _reestimate(module: nn.Module, data: Any) -> None:
-    if data is not None:
-        update_batch_norm(module, as_examples(data, "train").batches())
-        return
-    warnings.warn(
-        "BatchNorm statistics were averaged, not re-estimated, and probably fit no member's "
-        "weights. Pass batch_norm=DATA, or call alloykit.update_batch_norm(model, batches).",
-        stacklevel=4,
+    if origin is not None and plan.base is not None:
+        digests["base"] = _digest(origin, base)
+    ordered = plan.build_method().ordered
+    return provenance(
+        inputs=digests,
+        method=plan.method,
+        parameters=plan.parameters,
+        weights=dict(zip(plan.members, plan.weights, strict=True)),
+        notes=[f"members, oldest first: {', '.join(plan.members)}"] if ordered else [],
     )
+
+
+def _digest(checkpoint: Checkpoint, source: Any) -> str:
+    if _is_path(source) and Path(source).expanduser().is_file():
+        return file_digest(source)
+    return content_digest(checkpoint)
+
+
+def _warn_of_averaged_statistics(plan: Plan) -> None:
+    mixed = sum(weight > 0 for weight in plan.weights) > 1 or plan.base is not None
+    if mixed and any(step.name.rpartition(".")[2] == "running_var" for step in plan.steps):
+        warnings.warn(
+            "BatchNorm statistics were averaged, not re-estimated, and probably fit no member's "
+            "weights. Pass batch_norm=DATA with modules, or call "
+            "alloykit.update_batch_norm(model, batches).",
+            stacklevel=4,
+        )

@@ -34,6 +34,9 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 def promoted(dtypes: Iterable[torch.dtype]) -> torch.dtype:
     """The smallest dtype that holds all of these; unequal float8 formats meet in float32.
 
+    Unequal integers of which one is a wide unsigned one, which torch does not promote, meet in
+    int64.
+
     Example:
         >>> promoted([torch.bfloat16, torch.float16])
         torch.float32
@@ -41,8 +44,13 @@ def promoted(dtypes: Iterable[torch.dtype]) -> torch.dtype:
     every = list(dict.fromkeys(dtypes))
     if len(every) == 1:
         return every[0]
-    wide = [torch.float32 if d.is_floating_point and d.itemsize == 1 else d for d in every]
-    return reduce(torch.promote_types, wide)
+    return reduce(torch.promote_types, [_promotable(dtype) for dtype in every])
+
+
+def _promotable(dtype: torch.dtype) -> torch.dtype:
+    if dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return torch.int64
+    return torch.float32 if dtype.is_floating_point and dtype.itemsize == 1 else dtype
 
 
 def normalised(
@@ -72,20 +80,20 @@ def normalised(
     wrong += [f"weight {i + 1} is {w}" for i, w in enumerate(given) if not math.isfinite(w)]
     wrong += [f"weight {i + 1} is negative: {w}" for i, w in enumerate(given) if w < 0]
     finite = all(map(math.isfinite, given))
-    # Their sum may be too large for a float where each of them is not.
-    unit = max(1.0, *given, 1.0) if finite else 1.0
-    shares = [weight / unit for weight in given] if unit > 1e300 else given
+    # The sum of very large weights would leave the range of floats.
+    unit = 1e300 if finite and max(map(abs, given), default=0.0) > 1e300 else 1.0
+    shares = [weight / unit for weight in given]
     total = math.fsum(shares) if finite else math.nan
     if given and not any(given):
         wrong.append("all weights are zero")
-    elif strict and not wrong and abs(total - 1.0) > SUM_TOLERANCE:
-        wrong.append(f"they sum to {total:.9g}, and a sum of one was asked for")
+    elif strict and not wrong and abs(total * unit - 1.0) > SUM_TOLERANCE:
+        wrong.append(f"they sum to {total * unit:.9g}, and a sum of one was asked for")
     if wrong:
         raise InvalidWeights(
             f"These weights cannot be used:\n{listing(wrong)}\n"
             "Give one finite, non-negative number per model."
         )
-    return tuple(weight / total for weight in given)
+    return tuple(share / total for share in shares)
 
 
 def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -67,7 +67,7 @@ def as_bytes(tensor: Tensor) -> Tensor:
         [1, 0, 0, 1]
     """
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    if flat.numel() == 1:
-        # A single element counts as contiguous whatever its stride; a byte view needs stride 1.
+    if flat.numel() <= 1:
+        # One element or none counts as contiguous whatever its stride; a byte view needs stride 1.
         flat = flat.clone(memory_format=torch.contiguous_format)
     return flat.view(torch.uint8)

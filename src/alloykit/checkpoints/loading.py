@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from alloykit.checkpoints.wording import counted
 from alloykit.errors import CheckpointError, listing
+from alloykit.names import wrapper_prefix
 from alloykit.types import Checkpoint
 
 
@@ -27,11 +28,14 @@ def state_dict(checkpoint: Checkpoint) -> dict[str, Tensor]:
 def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy a state dict into a module of the same architecture; tied names may be given once.
 
+    A module in a wrapper (DistributedDataParallel, torch.compile) takes the names of the module
+    inside, too. Values are rounded to the module's dtypes.
+
     Raises:
         CheckpointError: Names or shapes that do not fit the module; all are listed.
     """
-    own = {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}
-    places = {name: (t.data_ptr(), t.shape) if t.numel() else name for name, t in own.items()}
+    own = _own_tensors(module, state)
+    places = {n: (t.data_ptr(), t.shape, t.stride()) if t.numel() else n for n, t in own.items()}
     given = {places[name] for name in state if name in own}
     wrong = [
         f"{name}   the model has it, the checkpoint does not"
@@ -44,6 +48,11 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         for name, tensor in state.items()
         if name in own and own[name].shape != tensor.shape
     ]
+    wrong += [
+        f"{name}   model: {own[name].dtype}   checkpoint: {tensor.dtype}"
+        for name, tensor in state.items()
+        if name in own and tensor.is_complex() and not own[name].is_complex()
+    ]
     if wrong:
         raise CheckpointError(
             f"The checkpoint does not fit {type(module).__name__}: "
@@ -53,3 +62,11 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in state.items():
             own[name].copy_(tensor)
+
+
+def _own_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    own = {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}
+    prefix = wrapper_prefix(own)
+    if prefix and not any(name in own for name in state):
+        return {name.removeprefix(prefix): tensor for name, tensor in own.items()}
+    return own

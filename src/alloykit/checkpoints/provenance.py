@@ -13,7 +13,7 @@ def provenance(
     inputs: Mapping[str, str],
     method: str,
     parameters: Mapping[str, Any],
-    weights: Sequence[float] | None,
+    weights: Mapping[str, float] | None,
     notes: Sequence[str] = (),
 ) -> dict[str, str]:
     """The record of a combination: every value is JSON, keys are sorted, nothing depends on time.
@@ -22,7 +22,7 @@ def provenance(
         inputs: Name of each member -> its digest.
         method: Registered name of the method.
         parameters: What it was built with.
-        weights: One per member, or None where the method takes none.
+        weights: Name of each member -> its weight, or None where the method takes none.
         notes: Remarks that a later reader needs.
 
     Raises:
@@ -31,7 +31,7 @@ def provenance(
 
     Example:
         >>> record = provenance(
-        ...     inputs={"a": "sha256:1"}, method="linear", parameters={}, weights=[1.0]
+        ...     inputs={"a": "sha256:1"}, method="linear", parameters={}, weights={"a": 1.0}
         ... )
         >>> record["method"], record["inputs"]
         ('"linear"', '{"a": "sha256:1"}')
@@ -42,7 +42,7 @@ def provenance(
         "method": method,
         "notes": list(notes),
         "parameters": dict(parameters),
-        "weights": None if weights is None else [float(weight) for weight in weights],
+        "weights": None if weights is None else {m: float(w) for m, w in weights.items()},
     }
     return {
         key: json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)

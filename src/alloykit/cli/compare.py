@@ -38,6 +38,7 @@ def compare(
 ) -> None:
     """Try every way of combining that applies, and say which is worth shipping."""
     from alloykit.comparison.comparing import run_comparison
+    from alloykit.errors import OutputExists
     from alloykit.comparison.study import output_folder, prepare, read_study, study_schema
 
     if schema:
@@ -45,6 +46,8 @@ def compare(
         return
     if study is None:
         raise typer.BadParameter("name a study file, or ask for --schema.")
+    if save is not None and save.exists() and not overwrite:
+        raise OutputExists(f"{save} exists already. Give another name, or --overwrite.")
     read = read_study(study)
     folder = output or output_folder(read, study)
     with progress_bar(quiet=as_json) as tell:

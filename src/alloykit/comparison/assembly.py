@@ -99,7 +99,9 @@ def save_assembled(
             inputs={name: setting.member(name).digest for name in recipe["members"]},
             method=recipe.get("method", "member"),
             parameters={**recipe.get("parameters", {}), "recipe": json.dumps(recipe)},
-            weights=recipe.get("weights"),
+            weights=dict(zip(recipe["members"], recipe["weights"], strict=True))
+            if recipe.get("weights")
+            else None,
         ),
         overwrite=overwrite,
         inputs=inputs,

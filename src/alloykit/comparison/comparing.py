@@ -7,13 +7,13 @@ import platform
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-import alloykit
 from alloykit.comparison.assembly import assemble, save_assembled, suffix_of
 from alloykit.comparison.candidates import Candidate, chosen_candidates
 from alloykit.comparison.diagnosis import diagnose_members
@@ -160,10 +160,11 @@ def run_comparison(
         OutputExists: The folder holds another comparison.
     """
     candidates = chosen_candidates(setting, wanted)
-    journal = Journal(folder, setting.fingerprint(), overwrite=overwrite)
     total = len(candidates) + 2
     _tell(progress, "members' predictions", 0, total)
+    # Bad members and bad data show here, before anything is written.
     reference = best_single(setting)
+    journal = Journal(folder, setting.fingerprint(), overwrite=overwrite)
     rows = []
     for index, candidate in enumerate(candidates):
         _tell(progress, candidate.name, index + 1, total)
@@ -245,7 +246,7 @@ def _how_to(row: Row, study: str) -> str:
 
 def _environment() -> dict[str, Any]:
     return {
-        "alloykit": alloykit.__version__,
+        "alloykit": metadata.version("alloykit"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",

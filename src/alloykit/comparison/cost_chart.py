@@ -50,14 +50,16 @@ class Point:
 
 @dataclass(frozen=True)
 class CostAxis:
-    """What the horizontal axis measures, and how many of it are written: "4 ms", "4"."""
+    """What the horizontal axis measures, and how it is written: "4 ms", "4 passes"."""
 
     label: str
     timed: bool
 
     def text(self, value: float, *, short: bool = False) -> str:
         """A cost in its unit; ``short`` for the marks of an axis."""
-        return wording.duration(value, short=short) if self.timed else f"{value:g}"
+        if self.timed:
+            return wording.duration(value, short=short)
+        return f"{value:g}" if short else f"{value:g} pass{'es' if value != 1 else ''}"
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def scatter(
     """
     with drawing():
         canvas = Canvas(name, width, height)
-        axes = canvas.axes(left=56, right=14, top=12, bottom=48)
+        axes = canvas.axes(left=56, right=14, top=34, bottom=48)
         _cost_axis(canvas, axes, points, costs)
         _score_axis(canvas, axes, scores)
         front = pareto(points, higher_is_better=scores.higher_is_better)
@@ -142,11 +144,22 @@ def _cost_axis(canvas: Canvas, axes: Axes, points: Sequence[Point], costs: CostA
 def _score_axis(canvas: Canvas, axes: Axes, scores: ScoreAxis) -> None:
     low, high = scores.domain
     pad = 0.04 * (high - low)
-    axes.set_ylim(low - pad, high + pad)
+    ends = (low - pad, high + pad)
+    # Up is better, whatever the metric's direction.
+    axes.set_ylim(ends if scores.higher_is_better else ends[::-1])
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: scores.text(value)))
     axes.grid(axis="x", visible=False)
     axes.spines["left"].set_visible(False)
+    axes.annotate(
+        canvas.write(f"↑ {wording.label(scores.metric)} on test  (up is better)"),
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(-50, 14),
+        textcoords="offset points",
+        color=SOFT,
+        fontsize=11.5,
+    )
     if scores.reference is None:
         return
     axes.axhline(scores.reference, color=SOFT, linewidth=1, linestyle=(0, (2, 3)))
@@ -172,7 +185,7 @@ def _front(axes: Axes, front: Sequence[Point], scores: ScoreAxis) -> None:
 
 def _mark(canvas: Canvas, axes: Axes, point: Point, costs: CostAxis, scores: ScoreAxis) -> None:
     colour, marker = FAMILY_STYLE.get(point.family, (SOFT, "o"))
-    side = outside(point.score, scores.domain)
+    side = outside(point.score, scores.domain) * (1 if scores.higher_is_better else -1)
     y = _shown(point, scores)
     if point.ring:
         axes.plot(

@@ -15,11 +15,12 @@ SAME = (0.85, 1.18)
 
 @dataclass(frozen=True)
 class Headline:
-    """One sentence around the name of a candidate: ``before`` 'name' ``after``."""
+    """One sentence around the name of a candidate, ``before`` 'name' ``after``; and one more."""
 
     before: str
     name: str
     after: str
+    more: str = ""
 
     def __str__(self) -> str:
         return f"{self.before}‘{self.name}’{self.after}" if self.name else self.before
@@ -63,10 +64,11 @@ def _keep(data: ReportData, single: Row) -> Headline:
     after = f", the best single member: {_score(data, single)} on test. "
     if rival is None:
         return Headline("Ship ", single.candidate, f"{after}No combination was scored.")
+    after += "No combination is worth shipping instead."
     assert rival.improvement is not None
     size, span = _size(data, rival.improvement), _span(data, rival.improvement)
-    after += "No combination is worth shipping instead; the best of them, "
-    return Headline("Ship ", single.candidate, f"{after}‘{rival.candidate}’: {size} ({span}).")
+    more = f"The best of them on validation, ‘{rival.candidate}’, on test: {size} ({span})."
+    return Headline("Ship ", single.candidate, after, more)
 
 
 def _score(data: ReportData, row: Row) -> str:

@@ -82,7 +82,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "table": table,
         "axis": _axis(data, table),
         "families": _families(table),
-        "metric": wording.label(data.metric),
+        "gains": any(column.title == "Gain" for column in table.columns),
         "cost": panels.cost_panel(data, table.domain),
         "calibration": panels.calibration_panels(data),
         "barriers": panels.barrier_panels(data),

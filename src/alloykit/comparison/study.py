@@ -163,7 +163,7 @@ def prepare(study: Study, folder: Path) -> Setting:
         validation=splits["validation"],
         test=splits["test"],
         task=study.task,
-        metric=metric(study.metric or default_metric(study.task)),
+        metric=metric(study.metric or default_metric(study.task), task=study.task),
         batch_norm=splits.get("train", splits["validation"]),
         base=base,
         ordered=study.ordered,

@@ -27,7 +27,6 @@ _VARIABLES = {
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "alloykit",
-    "text.parse_math": False,
     "font.size": 11,
     "text.color": INK,
     "axes.edgecolor": GRID,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alloykit.comparison import wording
 from alloykit.comparison.leaderboard import ranked
@@ -93,7 +93,8 @@ def main_interval(data: ReportData, row: Row) -> Interval | None:
     value = row.test.get(data.metric, math.nan)
     if not math.isfinite(value):
         return None
-    return row.intervals.get(data.metric) or Interval(value, value, value)
+    known = row.intervals.get(data.metric)
+    return replace(known, value=value) if known else Interval(value, value, value)
 
 
 def score_domain(data: ReportData, rows: list[Row]) -> Domain | None:

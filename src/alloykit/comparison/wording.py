@@ -84,8 +84,8 @@ def p_value(value: float | None) -> str:
     """A probability of chance, never as zero.
 
     Example:
-        >>> p_value(0.00002), p_value(0.0312), p_value(None)
-        ('< 0.001', '0.031', '–')
+        >>> p_value(0.0312), p_value(None)
+        ('0.031', '–')
     """
     if value is None or math.isnan(value):
         return NONE

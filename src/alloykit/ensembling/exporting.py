@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,9 @@ def load_exported(path: str | Path) -> nn.Module:
     Load only files that you trust: the format of torch.export holds pickled tensors, which can
     run code when read.
 
+    Args:
+        path: A file that ``save_ensemble`` wrote, with this or an earlier version of torch.
+
     Raises:
         CheckpointError: There is no such file, or it is not an exported program.
     """
@@ -105,33 +109,31 @@ def _exported(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> torch.export.ExportedProgram | Exception:
     batch = torch.export.Dim("batch")
-
-    def free(value: Any) -> Any:
-        return {0: batch} if isinstance(value, Tensor) else None
-
-    shapes: dict[str, Any] = {}
-    if args:
-        shapes["args"] = tuple(map(free, args))
-    if kwargs:
-        shapes["kwargs"] = {key: free(value) for key, value in kwargs.items()}
+    given = kwargs or {f"input_{place}": value for place, value in enumerate(args)}
+    shapes = {name: {0: batch} if isinstance(v, Tensor) else None for name, v in given.items()}
     try:
         with torch.no_grad(), _quiet():
             return torch.export.export(
-                _Called(model), args, kwargs, dynamic_shapes=shapes, strict=False
+                _Named(model, shapes), args, kwargs, dynamic_shapes=shapes, strict=False
             )
     except Exception as error:
         return error
 
 
-class _Called(nn.Module):
-    """Gives every model the signature (*args, **kwargs), which ``dynamic_shapes`` goes by."""
+class _Named(nn.Module):
+    """The model with a signature of these names: ``dynamic_shapes`` does not go by **kwargs."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.model(*args, **kwargs)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return model(*args, **kwargs)
+
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+        forward.__signature__ = signature  # type: ignore[attr-defined]
+        self.forward = forward
 
 
 def _explained(

@@ -52,8 +52,7 @@ def fit_temperature(log_probs: Tensor, targets: Tensor) -> float:
     bounds = (1 / HOTTEST, 1 / COLDEST)
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": TOLERANCE})
     # The bounded search never tries the ends themselves, which is where degenerate data leads.
-    best = min((float(found.x), *bounds), key=loss)
-    return min(max(1 / best, COLDEST), HOTTEST)
+    return 1 / min((*bounds, float(found.x)), key=loss)
 
 
 def reliability(

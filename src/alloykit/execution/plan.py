@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from alloykit.checkpoints.digests import content_digest
 from alloykit.checkpoints.matching import match
 from alloykit.errors import CheckpointError, InvalidParameter, MissingInput
 from alloykit.names import takes_maximum
@@ -48,8 +49,8 @@ class Plan:
         method: Registered name.
         parameters: The method's parameters.
         members: Ids, in the order in which they are summed.
-        weights: One per member, summing to one.
-        base: Id of the base, or None.
+        weights: One per member, summing to one. A member of weight zero is matched, not read.
+        base: Id of the base, or None where the method needs none.
         seed: Seed of methods that draw random numbers.
         steps: One per tensor, in the order of the first member.
     """
@@ -110,9 +111,10 @@ def plan_merge(
         parameters: Its parameters.
         weights: One per member; None means uniform.
         strict_weights: Refuse weights that do not sum to one, instead of dividing by the sum.
-        base: The checkpoint that the members were fine-tuned from, where the method needs one.
-        dtype: Output dtype of averaged tensors; by default the members' own, promoted where they
-            differ.
+        base: The checkpoint that the members were fine-tuned from; left out of the plan where the
+            method needs none.
+        dtype: Output dtype of averaged tensors of its kind, floating or complex; by default the
+            members' own, promoted where they differ.
         seed: For methods that draw random numbers.
 
     Raises:
@@ -127,17 +129,20 @@ def plan_merge(
         raise InvalidParameter(f"The output dtype must be floating point or complex. Got {dtype}.")
     pairs = list(zip(checkpoints, chosen, strict=True))
     if not built.ordered:
-        pairs.sort(key=lambda pair: pair[0].id)
+        pairs.sort(key=lambda pair: (pair[0].id, pair[1]))
     ordered = [checkpoint for checkpoint, _ in pairs]
+    if "base" not in built.needs:
+        base = None
     match([*ordered, *([base] if base else [])]).require("merged")
+    present = [checkpoint for checkpoint, weight in pairs if weight]
     return Plan(
         method=method,
-        parameters=dict(parameters or {}),
+        parameters=dict(built.parameters),
         members=tuple(checkpoint.id for checkpoint in ordered),
         weights=tuple(weight for _, weight in pairs),
         base=base.id if base else None,
         seed=seed,
-        steps=tuple(_steps(ordered, dtype)),
+        steps=tuple(_steps(present, base, dtype)),
     )
 
 
@@ -149,22 +154,27 @@ def _require_members(
         raise MissingInput(f"{method.name} was given no models to merge.")
     if not least <= count <= most:
         takes = f"exactly {least}" if least == most else f"{least} to {most}"
-        raise MissingInput(f"{method.name} takes {takes} models; {count} were given.")
+        models, were = "model" if most == 1 else "models", "was" if count == 1 else "were"
+        raise MissingInput(f"{method.name} takes {takes} {models}; {count} {were} given.")
     if "base" in method.needs and base is None:
         raise MissingInput(
             f"{method.name} needs a base, and none was given. "
             "Pass base=PATH: the checkpoint that the models were fine-tuned from."
         )
-    contents = Counter(checkpoint.id for checkpoint in checkpoints)
-    for checkpoint_id, times in contents.items():
-        different = len({id(c) for c in checkpoints if c.id == checkpoint_id}) > 1
-        if times > 1 and different and not checkpoint_id.startswith("model "):
-            raise CheckpointError(f"{times} models are named {checkpoint_id!r}. Name them apart.")
+    for name, times in Counter(checkpoint.id for checkpoint in checkpoints).items():
+        alike = {id(c): c for c in checkpoints if c.id == name}.values()
+        if len(alike) > 1 and len({content_digest(checkpoint) for checkpoint in alike}) > 1:
+            raise CheckpointError(
+                f"{times} different models are named {name!r}. "
+                "Give a mapping from names of their own to models."
+            )
 
 
-def _steps(members: Sequence[Checkpoint], dtype: torch.dtype | None) -> list[Step]:
+def _steps(
+    members: Sequence[Checkpoint], base: Checkpoint | None, dtype: torch.dtype | None
+) -> list[Step]:
     every = [checkpoint.specs() for checkpoint in members]
-    ties = _common_ties(every)
+    ties = _common_ties([*every, *([base.specs()] if base else [])])
     steps = []
     for name, spec in every[0].items():
         dtypes = [specs[name].dtype for specs in every]
@@ -174,18 +184,18 @@ def _steps(members: Sequence[Checkpoint], dtype: torch.dtype | None) -> list[Ste
             action = "tie"
         elif not is_averaged(output):
             action = "maximum" if takes_maximum(name) else "copy"
-        if dtype is not None and is_averaged(output):
+        if dtype is not None and is_averaged(output) and output.is_complex == dtype.is_complex:
             output = dtype
         steps.append(Step(name, action, spec.shape, str(output)[6:], ties.get(name, "")))
     return steps
 
 
 def _common_ties(every: Sequence[Mapping[str, TensorSpec]]) -> dict[str, str]:
-    """Name -> the earlier name that it shares its place with, in every member."""
+    """Name -> the earlier name that it shares its place with, in every member and the base."""
     ties: dict[str, str] = {}
-    first_at: dict[tuple[str, ...], str] = {}
+    first_at: dict[tuple[tuple[str, tuple[int, ...]], ...], str] = {}
     for name in every[0]:
-        key = tuple(specs[name].place for specs in every)
+        key = tuple((specs[name].place, specs[name].shape) for specs in every)
         if key in first_at:
             ties[name] = first_at[key]
         else:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from alloykit.checkpoints.memory import MemoryCheckpoint
+from alloykit.checkpoints.wording import counted
 from alloykit.checkpoints.writing import write_safetensors
-from alloykit.errors import CheckpointError, listing
+from alloykit.errors import CheckpointError, MissingInput, listing
 from alloykit.execution.plan import Plan, Step
-from alloykit.numerics import compute_dtype, promoted, unusable_values
+from alloykit.numerics import compute_dtype, promoted, same_values, unusable_values
 from alloykit.types import Checkpoint, MergeMethod, TensorGroup
 
 Progress = Callable[[str, int, int], None]
@@ -29,9 +31,12 @@ def run(
     """Yield the merged tensors by name, in the plan's order; memory holds one name at a time.
 
     Arithmetic is in float32 (float64 where a member is), with one rounding to the output dtype.
-    Infinities are copied where all members agree on the whole tensor (masks); otherwise
-    infinities and NaN are collected over the *whole* model and raised at the end, so that one
-    error names all of them.
+    Infinities are copied where all members agree on the whole tensor (masks). Otherwise
+    infinities and NaN, in a member or made by the method or the output dtype, are collected over
+    the *whole* model and raised at the end, so that one error names all of them.
+
+    A member of weight zero is not read, unless the order of the members carries meaning; then it
+    is, and its values do not matter.
 
     Args:
         plan: What ``plan_merge`` decided.
@@ -40,11 +45,13 @@ def run(
         progress: Called before every step.
 
     Raises:
-        CheckpointError: NaN or Inf in tensors to be averaged, or integer tensors that differ.
+        MissingInput: A checkpoint that the plan names is not among those given.
+        CheckpointError: NaN or Inf in tensors to be averaged, integer tensors that differ, or a
+            result outside the range of its dtype.
     """
-    by_id = {checkpoint.id: checkpoint for checkpoint in members}
-    ordered = [by_id[name] for name in plan.members]
     method = plan.build_method()
+    present = _present(plan, method, members, base)
+    origin = base if plan.base is not None else None
     wrong: list[str] = []
     done: dict[str, Tensor] = {}
     tied = {step.tied_to for step in plan.steps if step.tied_to}
@@ -54,13 +61,13 @@ def run(
         if step.action == "tie":
             tensor = done[step.tied_to]
         else:
-            tensor = _step(step, plan, method, ordered, base, wrong)
+            tensor = _step(step, plan, method, present, origin, wrong)
         if step.name in tied:
             done[step.name] = tensor
         yield step.name, tensor
     if wrong:
         raise CheckpointError(
-            f"The models cannot be merged: {len(wrong)} tensors hold values that have no average.\n"
+            f"The models cannot be merged: {counted(len(wrong), 'value problem')}.\n"
             f"{listing(wrong)}\n"
             "Leave out the models that diverged, or repair these tensors."
         )
@@ -100,62 +107,105 @@ def merge_to_file(
     return path
 
 
+@dataclass(frozen=True)
+class _Present:
+    """The members that take part, in the plan's order."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(checkpoint.id for checkpoint in self.checkpoints)
+
+
+def _present(
+    plan: Plan, method: MergeMethod, members: Sequence[Checkpoint], base: Checkpoint | None
+) -> _Present:
+    by_id = {checkpoint.id: checkpoint for checkpoint in members}
+    missing = [name for name in plan.members if name not in by_id]
+    if plan.base is not None and base is None:
+        missing.append(f"{plan.base} (the base)")
+    if missing:
+        raise MissingInput(f"The plan names checkpoints that were not given: {', '.join(missing)}.")
+    pairs = [
+        (by_id[name], weight)
+        for name, weight in zip(plan.members, plan.weights, strict=True)
+        if weight or method.ordered
+    ]
+    checkpoints, weights = zip(*pairs, strict=True)
+    return _Present(checkpoints, weights)
+
+
 def _step(
     step: Step,
     plan: Plan,
     method: MergeMethod,
-    members: Sequence[Checkpoint],
+    present: _Present,
     base: Checkpoint | None,
     wrong: list[str],
 ) -> Tensor:
-    tensors = [checkpoint.read(step.name) for checkpoint in members]
+    tensors = [_read(checkpoint, step) for checkpoint in present.checkpoints]
     output: torch.dtype = getattr(torch, step.dtype)
-    if step.action != "merge":
-        return _resolved(step, tensors, plan.members, output, wrong)
-    from_base = base.read(step.name) if base is not None else None
-    every = [*tensors, *([from_base] if from_base is not None else [])]
-    names = [*plan.members, *([plan.base or "base"] if from_base is not None else [])]
-    bad = [
-        (n, problem) for n, t in zip(names, every, strict=True) if (problem := unusable_values(t))
+    counting = [
+        (name, tensor)
+        for name, tensor, weight in zip(present.names, tensors, present.weights, strict=True)
+        if weight
     ]
+    if step.action != "merge":
+        return _resolved(step, counting, output, wrong)
+    origin = _read(base, step) if base is not None else None
+    if base is not None and origin is not None:
+        counting.append((base.id, origin))
+    bad = [f"{step.name}   {name}: {why}" for name, t in counting if (why := unusable_values(t))]
     if bad:
-        if not _equal_infinities(every):
-            wrong.extend(f"{step.name}   {member}: {problem}" for member, problem in bad)
-        return tensors[0].to(output)
-    compute = compute_dtype(promoted(t.dtype for t in every))
+        if not same_values([tensor for _, tensor in counting]):
+            wrong.extend(bad)
+        return counting[0][1].to(output, copy=True)
+    compute = compute_dtype(promoted(tensor.dtype for _, tensor in counting))
     group = TensorGroup(
         name=step.name,
-        members=plan.members,
+        members=present.names,
         tensors=tuple(tensor.to(compute) for tensor in tensors),
-        weights=plan.weights,
-        base=None if from_base is None else from_base.to(compute),
+        weights=present.weights,
+        base=None if origin is None else origin.to(compute),
         seed=plan.seed,
     )
-    return method.merge(group, None).to(output)
+    result = method.merge(group, None).to(output)
+    if why := unusable_values(result):
+        wrong.append(f"{step.name}   the result in {step.dtype}: {why}")
+    return result
+
+
+def _read(checkpoint: Checkpoint, step: Step) -> Tensor:
+    tensor = checkpoint.read(step.name)
+    if tuple(tensor.shape) != step.shape:
+        raise CheckpointError(
+            f"{step.name} of {checkpoint.id} has the shape {list(tensor.shape)}; the plan was "
+            f"made for {list(step.shape)}. Plan anew."
+        )
+    return tensor
 
 
 def _resolved(
     step: Step,
-    tensors: Sequence[Tensor],
-    members: Sequence[str],
+    tensors: Sequence[tuple[str, Tensor]],
     output: torch.dtype,
     wrong: list[str],
 ) -> Tensor:
     """Integer and boolean tensors: the common value, the stated rule, or a line in ``wrong``."""
-    same = [tensor.to(output) for tensor in tensors]
     if step.action == "maximum":
-        return torch.stack(same).amax(dim=0)
-    different = [m for m, t in zip(members, same, strict=True) if not torch.equal(t, same[0])]
+        # torch has no maximum of wide unsigned integers.
+        return torch.stack([tensor.long() for _, tensor in tensors]).amax(dim=0).to(output)
+    same = [(name, tensor.to(output)) for name, tensor in tensors]
+    first, value = same[0]
+    different = [name for name, tensor in same if not torch.equal(tensor, value)]
     if different:
         wrong.append(
-            f"{step.name}   {step.dtype} values differ between {members[0]} and "
+            f"{step.name}   {step.dtype} values differ between {first} and "
             f"{', '.join(different)}; integers are never averaged"
         )
-    return same[0].clone()
-
-
-def _equal_infinities(tensors: Sequence[Tensor]) -> bool:
-    return all(torch.equal(tensor, tensors[0]) for tensor in tensors)
+    return value.clone()
 
 
 def as_checkpoint(tensors: Mapping[str, Tensor], name: str) -> MemoryCheckpoint:

@@ -60,7 +60,9 @@ def interpolate(alpha: float = 0.5) -> Callable[[TensorGroup], Tensor]:
             )
         if alpha in (0.0, 1.0):
             return (group.tensors[0] if alpha else group.base).clone()
-        # Subtracted, so that a zero that both have keeps its sign.
-        return group.base.sub(group.base - group.tensors[0], alpha=alpha)
+        # With the sign that leaves a zero that both have the sign that it has.
+        if alpha > 0.0:
+            return group.base.sub(group.base - group.tensors[0], alpha=alpha)
+        return group.base.add(group.tensors[0] - group.base, alpha=alpha)
 
     return merge

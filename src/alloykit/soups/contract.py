@@ -30,6 +30,13 @@ class Choice:
     value: float
     trials: tuple[Mapping[str, Any], ...] = field(default=())
 
+    @property
+    def mixes(self) -> bool:
+        """Whether several models are mixed; one alone keeps its own BatchNorm statistics."""
+        if "alpha" in self.parameters:
+            return self.parameters["alpha"] not in (0.0, 1.0)
+        return sum(weight > 0 for weight in self.weights) > 1
+
 
 class Chooser(Protocol):
     """Members and a judge -> a choice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from alloykit.errors import InvalidParameter
@@ -32,7 +33,8 @@ def greedy(tolerance: float = 0.0) -> Chooser:
     References:
         Wortsman et al., Model soups: averaging weights of multiple fine-tuned models improves
         accuracy without increasing inference time, 2022, arXiv:2203.05482, recipe 1. BatchNorm
-        statistics are re-estimated before each trial where the judge was given data for it.
+        statistics of averages are re-estimated before each trial where the judge was given data
+        for it; a member alone keeps its own.
     """
     if not tolerance >= 0.0:
         raise InvalidParameter(f"The 'tolerance' of greedy must be at least 0. Got {tolerance}.")
@@ -59,7 +61,8 @@ def greedy(tolerance: float = 0.0) -> Chooser:
 
 
 def _score(members: Sequence[Checkpoint], judge: Judge) -> float:
-    return judge.score(merge_in_memory(plan_merge(members), members))
+    score = judge.score(merge_in_memory(plan_merge(members), members), reestimate=len(members) > 1)
+    return -math.inf if math.isnan(score) else score
 
 
 def _value(score: float, judge: Judge) -> float:

@@ -21,8 +21,8 @@ def interpolation(points: int = 11) -> Chooser:
 
     merged(alpha) = base + alpha · (member − base), alpha = 0, 1/(points − 1), …, 1
 
-    Use it for one fine-tuned model and its base: both ends are among the points, so the result
-    is never worse on validation than either.
+    Use it for one fine-tuned model and its base: both ends are among the points, as they are, so
+    the result is never worse on validation than either.
 
     Args:
         points: Number of points, at least 2; 11 gives steps of 0.1.
@@ -50,7 +50,8 @@ def interpolation(points: int = 11) -> Chooser:
         for index in range(points):
             alpha = index / (points - 1)
             plan = plan_merge(members, "interpolate", {"alpha": alpha}, base=base)
-            value = judge.value(merge_in_memory(plan, members, base))
+            merged = merge_in_memory(plan, members, base)
+            value = judge.value(merged, reestimate=alpha not in (0.0, 1.0))
             trials.append({"alpha": alpha, judge.metric.name: value})
         sign = 1.0 if judge.metric.higher_is_better else -1.0
         best = max(reversed(trials), key=lambda trial: sign * trial[judge.metric.name])

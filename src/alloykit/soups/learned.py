@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ def learned(epochs: int = 5, learning_rate: float = 0.1) -> Chooser:
 
     Use it when members differ in quality and validation data is plentiful. The weights with the
     best validation score seen so far are returned, the uniform ones included, so that the result
-    is never worse there than the plain average.
+    is never worse there than the plain average. Learning ends early where the loss is not finite.
 
     Args:
         epochs: Passes over the validation data, at least 1.
@@ -63,6 +64,8 @@ def learned(epochs: int = 5, learning_rate: float = 0.1) -> Chooser:
                 optimizer.step()
                 with torch.no_grad():
                     logits.clamp_(-LOGIT_RANGE, LOGIT_RANGE)
+            if not bool(torch.isfinite(logits).all()):
+                break
             trials.append(_trial(members, logits, judge))
         sign = 1.0 if judge.metric.higher_is_better else -1.0
         best = max(trials, key=lambda trial: sign * trial[judge.metric.name])
@@ -84,9 +87,10 @@ class _Mixture(Mapping[str, Tensor]):
             return self._fixed[name]
         tensor = self._stacked[name]
         weights = torch.softmax(self._logits, dim=0).to(tensor.dtype)
-        return torch.tensordot(weights, tensor, dims=1)
+        mixed: Tensor = torch.tensordot(weights, tensor, dims=1)
+        return mixed
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[str]:
         yield from (*self._stacked, *self._fixed)
 
     def __len__(self) -> int:
@@ -104,7 +108,8 @@ def _stacked(members: Sequence[Checkpoint]) -> tuple[dict[str, Tensor], dict[str
     return stacked, {n: t for n, t in states[0].items() if n not in stacked}
 
 
-def _trial(members: Sequence[Checkpoint], logits: Tensor, judge: Judge) -> dict[str, object]:
+def _trial(members: Sequence[Checkpoint], logits: Tensor, judge: Judge) -> dict[str, Any]:
     weights = torch.softmax(logits.detach().double(), dim=0).tolist()
     merged = merge_in_memory(plan_merge(members, weights=weights), members)
-    return {"weights": weights, judge.metric.name: judge.value(merged)}
+    value = judge.value(merged, reestimate=len(members) > 1)
+    return {"weights": weights, judge.metric.name: value}

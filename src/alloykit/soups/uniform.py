@@ -27,7 +27,8 @@ def uniform() -> Chooser:
     def choose(
         members: Sequence[Checkpoint], judge: Judge, base: Checkpoint | None = None
     ) -> Choice:
-        value = judge.value(merge_in_memory(plan_merge(members), members))
+        merged = merge_in_memory(plan_merge(members), members)
+        value = judge.value(merged, reestimate=len(members) > 1)
         return Choice("linear", {}, (1.0 / len(members),) * len(members), value)
 
     return choose

@@ -20,7 +20,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from alloykit.checkpoints.wording import counted
 from alloykit.errors import CheckpointError, InvalidParameter, MissingInput, listing
+from alloykit.names import wrapper_prefix
 from alloykit.numerics import compute_dtype, is_averaged, weighted_mean
 
 Buffers = Literal["copy", "average"]
@@ -30,7 +32,9 @@ class RunningAverage(ABC):
     """What the averages share: reading the model, handing the average over, save and restore.
 
     The average is kept in float32 (float64 where the model is), so that small steps are not lost
-    in half-precision models; it is rounded once, when it is handed over.
+    in half-precision models; it is rounded once, when it is handed over. Parameters that hold
+    integers (quantised weights) are not averaged but the model's present ones. Names go without
+    the prefix of a wrapper, so that an average of a wrapped model fits the model inside.
     """
 
     def __init__(self, model: nn.Module, *, buffers: Buffers = "copy") -> None:
@@ -63,9 +67,11 @@ class RunningAverage(ABC):
         """Take back what ``_state`` gave."""
 
     def _averaged_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        yield from self.model.named_parameters()
-        if self.buffers == "average":
-            yield from (b for b in self.model.named_buffers() if is_averaged(b[1].dtype))
+        average_buffers = self.buffers == "average"
+        for name, tensor in _named_tensors(self.model).items():
+            is_parameter = isinstance(tensor, nn.Parameter)
+            if is_averaged(tensor.dtype) and (is_parameter or average_buffers):
+                yield name, tensor
 
     def copy_to(self, model: nn.Module) -> None:
         """Write the average into ``model``, a module of the same architecture.
@@ -73,14 +79,22 @@ class RunningAverage(ABC):
         Buffers outside the average are those of the trained model, as it is now. BatchNorm
         statistics belong to the weights they were measured with: re-estimate them afterwards with
         ``alloykit.update_batch_norm``.
+
+        Raises:
+            MissingInput: There was no update yet.
+            CheckpointError: ``model`` has other tensors than the trained model; all are listed.
         """
         if self.updates == 0:
             raise MissingInput("The average is empty: call update() at least once before.")
+        source, target = _named_tensors(self.model), _named_tensors(model)
+        if wrong := _differences(_shapes(source), _shapes(target), "trained", "given"):
+            raise CheckpointError(
+                f"The average does not fit the model given: {counted(len(wrong), 'difference')}.\n"
+                f"{listing(wrong)}"
+            )
         averaged = self._average()
-        source = dict(itertools.chain(self.model.named_parameters(), self.model.named_buffers()))
-        target = itertools.chain(model.named_parameters(), model.named_buffers())
         with torch.no_grad():
-            for name, tensor in target:
+            for name, tensor in target.items():
                 tensor.copy_(averaged.get(name, source[name]))
 
     def module(self) -> nn.Module:
@@ -97,8 +111,8 @@ class RunningAverage(ABC):
         """
         tensors = [*self.model.parameters(), *self.model.buffers()]
         own = [tensor.detach().clone() for tensor in tensors]
-        self.copy_to(self.model)
         try:
+            self.copy_to(self.model)
             yield self.model
         finally:
             with torch.no_grad():
@@ -107,10 +121,13 @@ class RunningAverage(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a restart needs: tensors, numbers and lists, fit for ``torch.save``."""
-        return {"kind": type(self).__name__, "updates": self.updates, **self._state()}
+        own = {"kind": type(self).__name__, "updates": self.updates, "buffers": self.buffers}
+        return {**own, **self._state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what ``state_dict`` gave, bit for bit.
+        """Go on from what ``state_dict`` gave, bit for bit, settings included.
+
+        The average moves to where the model's tensors are.
 
         Raises:
             CheckpointError: The state is of another sort of average, or of another model.
@@ -120,25 +137,30 @@ class RunningAverage(ABC):
             raise CheckpointError(
                 f"This state is of a {state.get('kind')!r} and cannot be loaded into a {kind}."
             )
+        if state["buffers"] != self.buffers:
+            raise CheckpointError(
+                f"This state was made with buffers={state['buffers']!r}, and this average was made "
+                f"with buffers={self.buffers!r}. Make it with the same."
+            )
         self._check_shapes(state)
         self.updates = int(state["updates"])
         self._restore(state)
 
     def _check_shapes(self, state: Mapping[str, Any]) -> None:
-        expected = {name: tuple(t.shape) for name, t in self._averaged_tensors()}
-        wrong = []
-        for tensors in state["averages"]:
-            given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            wrong += [
-                f"{name}   model: {expected.get(name)}   state: {given.get(name)}"
-                for name in sorted({*expected, *given})
-                if expected.get(name) != given.get(name)
-            ]
+        expected = _shapes(dict(self._averaged_tensors()))
+        wrong: dict[str, None] = {}
+        for tensors in filter(None, state["averages"]):
+            wrong |= dict.fromkeys(_differences(expected, _shapes(tensors), "model", "state"))
         if wrong:
             raise CheckpointError(
-                f"This state belongs to another model: {len(wrong)} tensors differ.\n"
+                f"This state belongs to another model: {counted(len(wrong), 'difference')}.\n"
                 f"{listing(wrong)}"
             )
+
+    def _placed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of restored tensors, on the devices of the model's."""
+        devices = {name: tensor.device for name, tensor in self._averaged_tensors()}
+        return {n: t.detach().to(devices[n], copy=True) for n, t in tensors.items()}
 
 
 class ExponentialMovingAverage(RunningAverage):
@@ -201,7 +223,8 @@ class ExponentialMovingAverage(RunningAverage):
         """The decay that update number ``update`` (from 0) uses."""
         if not self.warmup:
             return self.decay
-        return min(self.decay, 1.0 - (1.0 + update / self.gamma) ** -self.power)
+        ramp: float = 1.0 - (1.0 + update / self.gamma) ** -self.power
+        return min(self.decay, ramp)
 
     def _take(self, current: Mapping[str, Tensor]) -> None:
         _lerp(self._tensors, current, 1 - self.decay_at(self.updates))
@@ -216,7 +239,7 @@ class ExponentialMovingAverage(RunningAverage):
     def _restore(self, state: Mapping[str, Any]) -> None:
         for setting in ("decay", "warmup", "gamma", "power"):
             setattr(self, setting, state[setting])
-        self._tensors = _clones(state["averages"][0])
+        self._tensors = self._placed(state["averages"][0])
 
 
 class StochasticWeightAverage(RunningAverage):
@@ -242,8 +265,7 @@ class StochasticWeightAverage(RunningAverage):
         self._tensors: dict[str, Tensor] = {}
 
     def _take(self, current: Mapping[str, Tensor]) -> None:
-        # The weight is a float32 quotient, as in torch, where the count is a tensor.
-        _lerp(self._tensors, current, 1 / (torch.tensor(self.updates) + 1))
+        _lerp(self._tensors, current, 1 / (self.updates + 1), rounded=True)
 
     def _average(self) -> Mapping[str, Tensor]:
         return self._tensors
@@ -252,7 +274,7 @@ class StochasticWeightAverage(RunningAverage):
         return {"averages": [_clones(self._tensors)]}
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        self._tensors = _clones(state["averages"][0])
+        self._tensors = self._placed(state["averages"][0])
 
 
 class LastKAverage(RunningAverage):
@@ -269,7 +291,7 @@ class LastKAverage(RunningAverage):
         buffers: As in ``ExponentialMovingAverage``.
 
     Raises:
-        InvalidParameter: k below 1.
+        InvalidParameter: k below 1, or not a whole number.
 
     References:
         Kaddour, Stop Wasting My Time! Saving Days of ImageNet and BERT Training with Latest
@@ -278,13 +300,13 @@ class LastKAverage(RunningAverage):
 
     def __init__(self, model: nn.Module, k: int = 5, *, buffers: Buffers = "copy") -> None:
         super().__init__(model, buffers=buffers)
-        if k < 1:
-            raise InvalidParameter(f"'k' must be at least 1. Got {k}.")
-        self.k = k
-        self._snapshots: deque[dict[str, Tensor]] = deque(maxlen=k)
+        if k < 1 or k != int(k):
+            raise InvalidParameter(f"'k' must be a whole number of at least 1. Got {k}.")
+        self.k = int(k)
+        self._snapshots: deque[dict[str, Tensor]] = deque(maxlen=self.k)
 
     def _take(self, current: Mapping[str, Tensor]) -> None:
-        self._snapshots.append({name: t.cpu().clone() for name, t in current.items()})
+        self._snapshots.append({name: t.to("cpu", copy=True) for name, t in current.items()})
 
     def _average(self) -> Mapping[str, Tensor]:
         count = len(self._snapshots)
@@ -305,17 +327,49 @@ class LastKAverage(RunningAverage):
 
 
 def _lerp(
-    averages: dict[str, Tensor], current: Mapping[str, Tensor], weight: float | Tensor
+    averages: dict[str, Tensor],
+    current: Mapping[str, Tensor],
+    weight: float,
+    *,
+    rounded: bool = False,
 ) -> None:
-    """Move each average towards the current tensor by ``weight``; the first time, copy it."""
+    """Move each average towards the current tensor by ``weight``; the first time, copy it.
+
+    With ``rounded`` the weight is rounded to float32 for all but double-precision tensors, as
+    torch's own SWA does, which keeps its count in a tensor.
+    """
     if not averages:
         averages.update({n: t.to(compute_dtype(t.dtype), copy=True) for n, t in current.items()})
         return
     kept = [averages[name] for name in current]
     new = [tensor.to(averages[name]) for name, tensor in current.items()]
+    single = float(torch.tensor(weight, dtype=torch.float32)) if rounded else weight
     for dtype in dict.fromkeys(tensor.dtype for tensor in kept):
         chosen = [i for i, tensor in enumerate(kept) if tensor.dtype == dtype]
-        torch._foreach_lerp_([kept[i] for i in chosen], [new[i] for i in chosen], weight)
+        by = weight if dtype in (torch.float64, torch.complex128) else single
+        torch._foreach_lerp_([kept[i] for i in chosen], [new[i] for i in chosen], by)
+
+
+def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, each once, under their names without a wrapper's prefix."""
+    every = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
+    prefix = wrapper_prefix(every)
+    return {name.removeprefix(prefix): tensor for name, tensor in every.items()}
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _differences(
+    one: Mapping[str, list[int]], other: Mapping[str, list[int]], title: str, second: str
+) -> list[str]:
+    """A line for each name that is missing in one of the two, or has another shape there."""
+    return [
+        f"{name}   {title}: {one.get(name, 'missing')}   {second}: {other.get(name, 'missing')}"
+        for name in sorted({*one, *other})
+        if one.get(name) != other.get(name)
+    ]
 
 
 def _clones(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,216 @@
+"""The report as a reader meets it: opened from a file, in a browser that is watched."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from alloykit.comparison.report import write_report
+from report_sample import MEMBERS, sample
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run",
+]  # fmt: skip
+WIDE, NARROW = 1280, 390
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    executable = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if executable is None:
+        pytest.skip(f"No browser on this machine: none of {', '.join(NAMES)} is installed.")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return write_report(sample(), tmp_path_factory.mktemp("report") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def screenshots(tmp_path_factory):
+    given = os.environ.get("ALLOYKIT_SCREENSHOTS")
+    folder = Path(given) if given else tmp_path_factory.mktemp("shots") / "screenshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def visit(browser, report):
+    """Opens the report and, at the end, insists that it stayed silent and alone."""
+    contexts, visited, heard, asked = [], set(), [], []
+
+    def visit(path=report, width=WIDE, **settings):
+        context = browser.new_context(viewport={"width": width, "height": 900}, **settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("dialog", lambda dialog: (heard.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: asked.append(request.url))
+        visited.add(path.as_uri())
+        page.goto(path.as_uri())
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert heard == []
+    assert set(asked) == visited
+
+
+def names(page):
+    return page.locator("#board tbody tr:visible th bdi").all_inner_texts()
+
+
+def header(page, title):
+    return page.locator("#board thead th", has=page.get_by_role("button", name=title, exact=True))
+
+
+def background(page):
+    return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+
+def test_a_click_sorts_by_the_column_and_a_second_one_reverses(visit):
+    page = visit()
+    before = names(page)
+    assert before[0] == "average of probabilities"
+    loss = header(page, "Log loss")
+    loss.get_by_role("button").click()
+    assert loss.get_attribute("aria-sort") == "ascending"
+    assert page.locator("#board [aria-sort]").count() == 1
+    values = [
+        float(row.locator("td").nth(4).inner_text())
+        for row in page.locator("#board tbody tr").all()
+    ]
+    assert values == sorted(values)
+    assert names(page) != before
+    loss.get_by_role("button").click()
+    assert loss.get_attribute("aria-sort") == "descending"
+    assert names(page)[0] == "uniform soup"
+
+
+def test_names_sort_by_the_alphabet_and_missing_values_stand_last(visit):
+    page = visit()
+    header(page, "Candidate").get_by_role("button").click()
+    assert names(page) == sorted(names(page))
+    for _ in range(2):
+        header(page, "p").get_by_role("button").click()
+        assert names(page)[-1] == MEMBERS[3]
+
+
+def test_every_column_sorts_by_keyboard(visit):
+    page = visit()
+    for button in page.locator("#board thead button").all():
+        button.focus()
+        page.keyboard.press("Enter")
+        assert button.locator("..").get_attribute("aria-sort") in ("ascending", "descending")
+
+
+def test_dark_and_light_follow_the_system_and_the_button(visit):
+    page = visit(color_scheme="light")
+    light = background(page)
+    page.click("#theme")
+    dark = background(page)
+    assert dark != light
+    page.reload()
+    assert background(page) == dark
+    page.click("#theme")
+    assert background(page) == light
+    assert background(visit(color_scheme="dark")) == dark
+
+
+def test_the_button_works_where_storage_is_forbidden(visit):
+    page = visit()
+    page.evaluate("Object.defineProperty(window, 'localStorage', {get() { throw Error('no'); }})")
+    before = background(page)
+    page.click("#theme")
+    assert background(page) != before
+
+
+def test_chips_show_one_family(visit):
+    page = visit()
+    page.get_by_role("button", name="Single members").click()
+    assert sorted(names(page)) == sorted(MEMBERS)
+    assert page.locator("#shown").inner_text() == "4 of 18 candidates shown"
+    page.get_by_role("button", name="All").click()
+    assert len(names(page)) == 18
+
+
+def test_copying_works_without_permission_and_says_what_it_did(visit):
+    page = visit()
+    page.evaluate(
+        "Object.defineProperty(navigator, 'clipboard',"
+        " {value: {writeText: () => Promise.reject(Error('denied'))}})"
+    )
+    button = page.locator(".copy").first
+    button.click()
+    page.wait_for_function("document.querySelector('.copy').textContent !== 'Copy'")
+    assert button.inner_text() in ("Copied", "Press Ctrl+C")
+    assert page.evaluate("getSelection().toString()").strip().startswith("alloykit compare")
+
+
+@pytest.mark.parametrize("width", [NARROW, 640, 820, WIDE, 1920])
+def test_the_page_never_scrolls_sideways(visit, width):
+    page = visit(width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_it_can_be_read_without_script(visit):
+    page = visit(java_script_enabled=False)
+    assert len(names(page)) == 18
+    assert page.locator("button:visible").count() == page.locator("#board thead button").count()
+
+
+def test_names_that_look_like_markup_do_nothing(visit, tmp_path):
+    bad = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    data = sample(title=bad, recommendation_reason=bad, warnings=(bad,), command=bad)
+    page = visit(write_report(data, tmp_path / "bad.html"))
+    assert page.locator(".title").inner_text() == bad
+    assert page.locator("img").count() == 0
+
+
+def luminance(colour):
+    parts = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    bright, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (bright + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_background(visit, scheme):
+    page = visit(color_scheme=scheme)
+    # rgb() of each variable as the browser computes it.
+    colour = page.evaluate(
+        """() => { const probe = document.body.appendChild(document.createElement("i"));
+        const found = {};
+        for (const name of ["ink", "soft", "card", "paper", "accent", "on-accent", "warn", "bad"]) {
+            probe.style.color = `var(--${name})`; found[name] = getComputedStyle(probe).color; }
+        probe.remove(); return found; }"""
+    )
+    for ground in ("card", "paper"):
+        for text in ("ink", "soft", "accent", "warn", "bad"):
+            assert contrast(colour[text], colour[ground]) >= 4.5, (text, ground)
+    assert contrast(colour["on-accent"], colour["accent"]) >= 4.5
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [NARROW, WIDE])
+def test_screenshots_for_people(visit, screenshots, scheme, width):
+    target = screenshots / f"report-{scheme}-{width}.png"
+    visit(width=width, color_scheme=scheme).screenshot(path=target, full_page=True)
+    assert target.read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,1 @@
+"""The documentation runs: code blocks, docstrings, examples, generated pages."""
