@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import inspect
 import pkgutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,6 +58,9 @@ class Entry:
 class Registry:
     """Named factories of one sort, found in one package and in installed plug-ins.
 
+    A plug-in names a module in the entry-point group of the package's name ("alloykit.merging");
+    importing it registers what it holds.
+
     Args:
         sort: What it holds, in words ("merge method").
         package: The package whose modules register themselves when imported.
@@ -79,9 +83,15 @@ class Registry:
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
-        group = self.package + "s"
-        for entry_point in importlib.metadata.entry_points(group=group):
-            entry_point.load()
+        for entry_point in importlib.metadata.entry_points(group=self.package):
+            try:
+                entry_point.load()
+            except Exception as error:
+                # One broken plug-in must not take away all that is built in.
+                warnings.warn(
+                    f"The plug-in {entry_point.name!r} of {self.package} was left out: {error}",
+                    stacklevel=2,
+                )
         return self._found
 
     def names(self) -> list[str]:

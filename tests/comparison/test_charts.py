@@ -150,6 +150,16 @@ def test_scatter_writes_the_value_of_points_off_the_axis():
     assert "fell apart (10.0\N{NO-BREAK SPACE}%)" in text
 
 
+def test_scatter_writes_no_name_across_the_reference_line():
+    two = [Point("on it", "member", 1.0, 0.85, 2), Point("off it", "member", 2.0, 0.95, 2)]
+    costs = CostAxis("forward passes", timed=False)
+    root = ElementTree.fromstring(scatter(two, costs, ACCURACY, name="c", width=600, height=400))
+    spots = [float(next(g.iter("use")).get("y")) for g in root.iter("g") if g.get("class")]
+    lines = {t.text: float(t.get("y")) for t in root.iter("text")}
+    assert abs(lines["on it"] - spots[0]) > 6
+    assert abs(lines["off it"] - spots[1]) < 6
+
+
 @pytest.mark.parametrize("higher_is_better", [True, False])
 def test_scatter_puts_the_better_one_higher(higher_is_better):
     scores = ScoreAxis("m", higher_is_better, (0.0, 1.0), 0)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import zipfile
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -16,7 +18,7 @@ from alloykit.ensembling.module import Ensemble
 from alloykit.ensembling.per_class import per_class
 from alloykit.ensembling.rule import candidate_rules, shown
 from alloykit.ensembling.weighted import weighted
-from alloykit.errors import CheckpointError, DataError, OutputExists
+from alloykit.errors import CheckpointError, DataError, OutputExists, UnsafeCheckpoint
 
 SOURCE = """
 import torch
@@ -183,7 +185,24 @@ def test_what_cannot_be_read_or_has_no_examples_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="There is no file"):
         load_exported(tmp_path / "none.pt2")
     (tmp_path / "text.pt2").write_text("not a program")
-    with pytest.raises(CheckpointError, match="cannot be read as an exported ensemble"):
+    with pytest.raises(CheckpointError, match="cannot be read as an exported program"):
         load_exported(tmp_path / "text.pt2")
     with pytest.raises(DataError, match="holds no examples"):
         save_ensemble(Ensemble([flat(0)], average()), tmp_path / "x.pt2", torch.zeros(0, 4))
+
+
+def test_programs_with_pickles_are_refused_unless_trusted(tmp_path: Path) -> None:
+    program = torch.export.export(nn.Linear(2, 3), (torch.zeros(4, 2),))
+    torch.export.save(program, tmp_path / "with_inputs.pt2")
+    with pytest.raises(UnsafeCheckpoint, match=r"sample_inputs/model\.pt"):
+        load_exported(tmp_path / "with_inputs.pt2")
+    trusted = load_exported(tmp_path / "with_inputs.pt2", trust_pickle=True)
+    assert trusted(torch.zeros(4, 2)).shape == (4, 3)
+
+
+def test_an_exported_program_has_one_mode(tmp_path: Path) -> None:
+    program = torch.export.export(nn.Linear(2, 3), (torch.zeros(4, 2),))
+    torch.export.save(program, tmp_path / "linear.pt2")
+    module = load_exported(tmp_path / "linear.pt2", trust_pickle=True)
+    assert module.train() is module
+    assert module.eval().training is False

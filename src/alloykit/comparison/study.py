@@ -21,6 +21,7 @@ from alloykit.data.importing import import_object
 from alloykit.data.sources import load_split
 from alloykit.data.split_spec import SplitSpec
 from alloykit.data.splits import check_splits
+from alloykit.ensembling.exporting import load_exported
 from alloykit.errors import AlloyError, InvalidStudy, did_you_mean, listing
 from alloykit.evaluation.metrics import metric
 from alloykit.types import Task
@@ -202,7 +203,7 @@ def _member(spec: MemberSpec, study: Study, folder: Path) -> Member:
     source = folder / spec.checkpoint if spec.checkpoint else folder / architecture
     name = spec.name or source.stem
     try:
-        module = _built(architecture, arguments, folder)
+        module = _built(architecture, arguments, folder, study.trust_pickle)
         if spec.checkpoint:
             checkpoint = open_checkpoint(source, trust_pickle=study.trust_pickle)
             load_state(module, state_dict(checkpoint))
@@ -211,11 +212,11 @@ def _member(spec: MemberSpec, study: Study, folder: Path) -> Member:
     return Member(name, module.eval(), str(source))
 
 
-def _built(architecture: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
+def _built(
+    architecture: str, arguments: Mapping[str, Any], folder: Path, trust_pickle: bool
+) -> nn.Module:
     if architecture.endswith(".pt2"):
-        from alloykit.ensembling.exporting import load_exported
-
-        return load_exported(folder / architecture)
+        return load_exported(folder / architecture, trust_pickle=trust_pickle)
     build: Callable[..., Any] = import_object(architecture, folder)
     with torch.random.fork_rng():
         module = build(**arguments)

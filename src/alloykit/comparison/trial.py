@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from alloykit.evaluation.batch_norm import has_batch_norm
 from alloykit.evaluation.predicting import predict
 from alloykit.evaluation.weighting import weights_from_scores
 from alloykit.registry import ensemble_rules, soups
+from alloykit.soups.contract import Choice
 from alloykit.soups.judge import Judge, scored_form
 from alloykit.types import EnsembleRule
 
@@ -125,39 +126,9 @@ def cross_fitted(rule: EnsembleRule, stack: Tensor, targets: Tensor, seed: int) 
 
 
 def _merge(candidate: Candidate, setting: Setting) -> Trial:
-    group = [setting.member(name) for name in candidate.members]
     started = time.perf_counter()
-    recipe: dict[str, Any] = {
-        "kind": "merge",
-        "method": candidate.method,
-        "parameters": dict(candidate.parameters),
-        "members": list(candidate.members),
-        "weights": None,
-        "base": setting.base.id if setting.base is not None else None,
-    }
-    notes: tuple[str, ...] = ()
-    if candidate.family == "soup":
-        judge = Judge(
-            group[0].module, setting.validation, setting.metric, setting.task,
-            batch_norm=setting.batch_norm,
-        )  # fmt: skip
-        chooser = soups.build(candidate.method, **candidate.parameters)
-        choice = chooser([member.checkpoint for member in group], judge, setting.base)
-        recipe |= {
-            "method": choice.method,
-            "parameters": dict(choice.parameters),
-            "weights": list(choice.weights),
-            "chosen_by": {"soup": candidate.method, "trials": list(choice.trials)},
-        }
-        notes = ("chosen on validation, so that its validation score flatters it",)
-    elif candidate.weights_by:
-        recipe["weights"] = list(_metric_weights(candidate, setting))
+    recipe = _merge_recipe(candidate, setting)
     seconds = time.perf_counter() - started
-    if setting.batch_norm is not None and has_batch_norm(group[0].module):
-        recipe["batch_norm"] = setting.batch_norm.name
-        notes += (f"BatchNorm statistics re-estimated on {setting.batch_norm.name} inputs",)
-    elif has_batch_norm(group[0].module):
-        notes += ("BatchNorm statistics were averaged, not re-estimated: no data was given for it",)
     model = assemble(recipe, setting)
     return Trial(
         recipe=recipe,
@@ -166,8 +137,47 @@ def _merge(candidate: Candidate, setting: Setting) -> Trial:
         model=model,
         forward_passes=1,
         fit_seconds=seconds,
-        notes=notes,
+        notes=tuple(_merge_notes(recipe, model)),
     )
+
+
+def _merge_recipe(candidate: Candidate, setting: Setting) -> dict[str, Any]:
+    recipe: dict[str, Any] = {
+        "kind": "merge",
+        "method": candidate.method,
+        "parameters": dict(candidate.parameters),
+        "members": list(candidate.members),
+        "weights": list(_metric_weights(candidate, setting)) if candidate.weights_by else None,
+        "base": setting.base.id if setting.base is not None else None,
+        "batch_norm": setting.batch_norm.name if setting.batch_norm is not None else None,
+    }
+    if candidate.family != "soup":
+        return recipe
+    group = [setting.member(name) for name in candidate.members]
+    judge = Judge(
+        group[0].module,
+        setting.validation,
+        setting.metric,
+        setting.task,
+        batch_norm=setting.batch_norm,
+    )
+    chooser = soups.build(candidate.method, **candidate.parameters)
+    choice: Choice = chooser([member.checkpoint for member in group], judge, setting.base)
+    return recipe | {
+        "method": choice.method,
+        "parameters": dict(choice.parameters),
+        "weights": list(choice.weights),
+        # One member alone keeps the BatchNorm statistics that it was trained with.
+        "batch_norm": recipe["batch_norm"] if choice.mixes else None,
+        "chosen_by": {"soup": candidate.method, "trials": list(choice.trials)},
+    }
+
+
+def _merge_notes(recipe: Mapping[str, Any], model: nn.Module) -> Iterator[str]:
+    if "chosen_by" in recipe:
+        yield "chosen on validation, so that its validation score flatters it"
+    if has_batch_norm(model) and recipe["batch_norm"]:
+        yield f"BatchNorm statistics re-estimated on {recipe['batch_norm']} inputs"
 
 
 def _metric_weights(candidate: Candidate, setting: Setting) -> tuple[float, ...]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from alloykit.checkpoints.writing import atomic_write
 from alloykit.ensembling.module import Ensemble
-from alloykit.errors import CheckpointError, DataError, listing
+from alloykit.errors import CheckpointError, DataError, UnsafeCheckpoint, listing
 
 DESCRIPTION = "alloykit.json"
 """The name, inside the file, of what the ensemble is made of."""
@@ -60,30 +61,72 @@ def save_ensemble(
         torch.export.save(program, file, extra_files={DESCRIPTION: _description(model)})
 
 
-def load_exported(path: str | Path) -> nn.Module:
-    """The module that ``save_ensemble`` wrote, ready to be called as the ensemble was.
+def load_exported(path: str | Path, *, trust_pickle: bool = False) -> nn.Module:
+    """The module in a ``torch.export`` file, ready to be called as what was exported.
 
-    Load only files that you trust: the format of torch.export holds pickled tensors, which can
-    run code when read.
+    What ``save_ensemble`` writes holds no pickles, and files with pickles are refused. The graph is
+    read by torch all the same: load programs only from people that you would run a program of.
 
     Args:
-        path: A file that ``save_ensemble`` wrote, with this or an earlier version of torch.
+        path: A file that ``save_ensemble`` or ``torch.export.save`` wrote, with this or an
+            earlier version of torch.
+        trust_pickle: Load files that hold pickles; torch then *runs* what they say.
 
     Raises:
         CheckpointError: There is no such file, or it is not an exported program.
+        UnsafeCheckpoint: It holds pickles.
     """
     source = Path(path).expanduser()
     if not source.is_file():
         raise CheckpointError(f"There is no file {source}.")
     try:
         with source.open("rb") as file, _quiet():
-            module: nn.Module = torch.export.load(file).module()
+            if not trust_pickle:
+                _refuse_pickles(file, source)
+            return Exported(torch.export.load(file).module())
+    except UnsafeCheckpoint:
+        raise
     except Exception as error:
         raise CheckpointError(
-            f"{source} cannot be read as an exported ensemble: {_first_line(error)}. "
-            "It must be a file that save_ensemble wrote, read with the same or a later torch."
+            f"{source} cannot be read as an exported program: {_first_line(error)}. "
+            "It must be a file of torch.export, read with the same or a later torch."
         ) from error
-    return module
+
+
+class Exported(nn.Module):
+    """A program of ``torch.export`` as a module: it has one mode, the one it was exported in."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+        self.training = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program."""
+        return self.program(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Exported:
+        """Do nothing: dropout and BatchNorm are fixed in the program."""
+        return self
+
+
+def _refuse_pickles(file: BinaryIO, source: Path) -> None:
+    with zipfile.ZipFile(file) as archive:
+        entries = {entry.filename: entry.file_size for entry in archive.infolist()}
+        pickled = [n for n, size in entries.items() if "/sample_inputs/" in n and size > 0]
+        if not any(name.endswith("/archive_format") for name in entries):
+            pickled.append("everything: it is of the format before torch 2.8")
+        for name in (n for n in entries if n.endswith("_config.json")):
+            records = json.loads(archive.read(name))["config"]
+            pickled += [key for key, record in records.items() if record.get("use_pickle", True)]
+    file.seek(0)
+    if pickled:
+        raise UnsafeCheckpoint(
+            f"{source.name} was not loaded: it holds pickles, and loading them can run code.\n"
+            f"{listing(pickled)}\n"
+            "Set example_inputs of the exported program to None before torch.export.save; or, if "
+            "you trust whoever wrote it, pass --trust-pickle."
+        )
 
 
 def _call(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
