@@ -187,3 +187,9 @@ def test_values_are_the_same_whatever_their_precision(value):
     assert not same_values([*tensors, torch.zeros(2)])
     assert not same_values([torch.tensor([math.nan])] * 2)
     assert same_values([torch.tensor([3]), torch.tensor([3])])
+
+
+def test_nan_is_not_the_same_as_itself():
+    tensor = torch.tensor([math.nan])
+    assert not same_values([tensor])
+    assert same_values([torch.tensor([math.inf])])

@@ -120,9 +120,9 @@ def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor
 
 
 def same_values(tensors: Sequence[Tensor]) -> bool:
-    """Whether all tensors hold the same values, whatever the precision they are stored in."""
+    """Whether all hold the same values, in whatever precision; NaN is not even equal to itself."""
     wide = [t.to(compute_dtype(t.dtype)) if is_averaged(t.dtype) else t for t in tensors]
-    return all(torch.equal(tensor, wide[0]) for tensor in wide[1:])
+    return all(torch.equal(tensor, wide[0]) for tensor in wide)
 
 
 def unusable_values(tensor: Tensor) -> str | None:

@@ -73,7 +73,6 @@ def test_weights_that_leave_nobody_are_refused():
 
 
 def test_it_differs_from_the_running_form_in_the_oldest_checkpoint_alone():
-    running = torch.zeros(4, dtype=torch.float64)
     basis = torch.eye(4, dtype=torch.float64)
     running = basis[0]
     for newest in basis[1:]:

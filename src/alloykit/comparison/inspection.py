@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from alloykit.checkpoints.matching import match
-from alloykit.numerics import compute_dtype, is_averaged, unusable_values
+from alloykit.names import takes_maximum
+from alloykit.numerics import is_averaged, same_values, unusable_values
 from alloykit.types import Checkpoint
+
+BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Pair:
         second: Id of the other.
         distance: Euclidean distance of all averaged elements.
         relative_distance: That, over the mean of the two norms.
-        cosine: Cosine of the angle between them; of their task vectors where a base is given.
+        cosine: Cosine of the angle between them; of their task vectors where a base is given. NaN
+            where one of the two is zero.
         sign_agreement: Fraction of elements with the same sign, elements where both are zero left
             out; of the task vectors where a base is given. NaN where nothing is left.
         identical: Whether every tensor is equal.
@@ -102,7 +106,7 @@ def _described(checkpoint: Checkpoint) -> dict[str, object]:
 
 
 class _Sums:
-    """Running sums over the tensors of one pair."""
+    """Running sums over the tensors of one pair, in double precision."""
 
     def __init__(self) -> None:
         self.squares = [0.0, 0.0]
@@ -112,12 +116,17 @@ class _Sums:
         self.identical = True
 
     def add(self, first: Tensor, second: Tensor, base: Tensor | None) -> None:
-        self.identical &= torch.equal(first, second)
-        if not is_averaged(first.dtype):
-            return
-        wide = torch.complex128 if compute_dtype(first.dtype).is_complex else torch.float64
-        one, other = first.to(wide).flatten(), second.to(wide).flatten()
-        origin = torch.zeros_like(one) if base is None else base.to(wide).flatten()
+        """Take in one tensor of both; masks of infinities have no distance and no angle."""
+        self.identical &= same_values([first, second])
+        every = [first, second, *([] if base is None else [base])]
+        if is_averaged(first.dtype) and not any(map(unusable_values, every)):
+            for block in zip(*(torch.split(t.flatten(), BLOCK) for t in every), strict=True):
+                self._add_block(*block)
+
+    def _add_block(self, first: Tensor, second: Tensor, base: Tensor | None = None) -> None:
+        wide = torch.complex128 if first.is_complex() else torch.float64
+        one, other = first.to(wide), second.to(wide)
+        origin = torch.zeros_like(one) if base is None else base.to(wide)
         tau, rho = one - origin, other - origin
         for i, (value, moved) in enumerate(((one, tau), (other, rho))):
             self.squares[i] += float(value.abs().square().sum())
@@ -150,16 +159,38 @@ def _relate(
     couples = list(itertools.combinations(range(len(checkpoints)), 2))
     sums = {couple: _Sums() for couple in couples}
     problems = []
-    for name in checkpoints[0].specs():
+    for name in _untied_names(checkpoints):
         tensors = [checkpoint.read(name) for checkpoint in checkpoints]
         origin = base.read(name) if base is not None else None
-        for checkpoint, tensor in zip(checkpoints, tensors, strict=True):
-            if bad := unusable_values(tensor):
-                problems.append(f"{name}   {checkpoint.id}: {bad}")
+        problems += _value_problems(name, [checkpoint.id for checkpoint in checkpoints], tensors)
         for i, j in couples:
             sums[i, j].add(tensors[i], tensors[j], origin)
     pairs = [sums[i, j].pair(checkpoints[i].id, checkpoints[j].id) for i, j in couples]
     return pairs, problems
+
+
+def _untied_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """One name of every tensor: what is tied in all checkpoints counts once."""
+    every = [checkpoint.specs() for checkpoint in checkpoints]
+    first: dict[tuple[object, ...], str] = {}
+    for name in every[0]:
+        first.setdefault(tuple((specs[name].place, specs[name].shape) for specs in every), name)
+    return list(first.values())
+
+
+def _value_problems(name: str, ids: Sequence[str], tensors: Sequence[Tensor]) -> list[str]:
+    """Values that a merge would refuse: no numbers, or integers that differ without a rule."""
+    if same_values(tensors):
+        return []
+    if not is_averaged(tensors[0].dtype):
+        differ = [i for i, t in zip(ids, tensors, strict=True) if not torch.equal(t, tensors[0])]
+        line = f"{name}   integers differ between {ids[0]} and {', '.join(differ)}"
+        return [] if takes_maximum(name) else [line]
+    return [
+        f"{name}   {identity}: {bad}"
+        for identity, tensor in zip(ids, tensors, strict=True)
+        if (bad := unusable_values(tensor))
+    ]
 
 
 def _verdict(problems: Sequence[str], pairs: Sequence[Pair], has_base: bool) -> str:
@@ -177,11 +208,9 @@ def _verdict(problems: Sequence[str], pairs: Sequence[Pair], has_base: bool) -> 
         f"Their weights can be averaged. {farthest.first} and {farthest.second} are farthest apart "
         f"({farthest.relative_distance:.2g} of their norm"
     )
-    cosine = min(pair.cosine for pair in pairs)
-    if has_base:
-        text += f"; task vectors' cosine at least {cosine:.2g})."
-    else:
-        text += f"; cosine at least {cosine:.2g})."
+    cosine = min((p.cosine for p in pairs if not math.isnan(p.cosine)), default=math.nan)
+    whose = "task vectors' cosine" if has_base else "cosine"
+    text += ")." if math.isnan(cosine) else f"; {whose} at least {cosine:.2g})."
     if not has_base and cosine < 0.5:
         text += (
             " That far apart they were probably trained from different starts, and a plain average "

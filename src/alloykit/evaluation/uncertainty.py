@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ INDEXED_RESAMPLES = 200
 """Most resamples of a metric that is not a function of sums, and is computed anew for each."""
 
 BLOCK = 4_000_000
+KEPT = 32_000_000
+"""Counts up to this many, two bytes each, are kept for the next metric and candidate."""
 
 
 def bootstrap(
@@ -163,10 +166,23 @@ def draws(examples: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64
 
 def count_blocks(examples: int, resamples: int, seed: int) -> Iterator[Array]:
     """How often every example is drawn in every resample, in blocks [resample, example]."""
+    small = examples * resamples <= KEPT
+    blocks = _kept_counts(examples, resamples, seed) if small else _counts(examples, resamples, seed)
+    for counts in blocks:
+        yield counts.astype(np.float64)
+
+
+@lru_cache(maxsize=4)
+def _kept_counts(examples: int, resamples: int, seed: int) -> tuple[NDArray[np.uint16], ...]:
+    """The counts of a comparison, whose candidates and metrics all share the same resamples."""
+    return tuple(_counts(examples, resamples, seed))
+
+
+def _counts(examples: int, resamples: int, seed: int) -> Iterator[NDArray[np.uint16]]:
     for drawn in draws(examples, resamples, seed):
         rows = np.arange(len(drawn))[:, None] * examples
         counts = np.bincount((drawn + rows).ravel(), minlength=drawn.size)
-        yield counts.reshape(drawn.shape).astype(np.float64)
+        yield counts.reshape(drawn.shape).astype(np.uint16)
 
 
 def _by_index(

@@ -62,7 +62,7 @@ def interpolate(alpha: float = 0.5) -> Callable[[TensorGroup], Tensor]:
             return (group.tensors[0] if alpha else group.base).clone()
         # With the sign that leaves a zero that both have the sign that it has.
         if alpha > 0.0:
-            return group.base.sub(group.base - group.tensors[0], alpha=alpha)
-        return group.base.add(group.tensors[0] - group.base, alpha=alpha)
+            return group.base - (group.base - group.tensors[0]).mul_(alpha)
+        return group.base + (group.tensors[0] - group.base).mul_(alpha)
 
     return merge
