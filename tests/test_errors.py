@@ -55,9 +55,12 @@ def test_listing_takes_another_limit():
 
 @pytest.mark.parametrize(
     ("given", "hint"),
-    [("tise", " Did you mean 'ties'?"), ("linea", " Did you mean 'linear'?"), ("xyz", ""), ("", "")],
+    [
+        ("tise", " Did you mean 'ties'?"),
+        ("linea", " Did you mean 'linear'?"),
+        ("xyz", ""),
+        ("", ""),
+    ],
 )
 def test_misspelt_names_get_a_hint(given, hint):
     assert did_you_mean(given, ["linear", "ties"]) == hint
-
-

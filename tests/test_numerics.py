@@ -142,7 +142,10 @@ def test_the_mean_is_that_of_numpy_in_longer_arithmetic(dtype, weights, seed):
 
 def test_a_large_tensor_of_small_weight_costs_no_precision():
     large, small = torch.tensor([1e6]), torch.tensor([1.0])
-    for tensors, weights in ([(large, small), (1e-6, 1 - 1e-6)], [(small, large), (1 - 1e-6, 1e-6)]):
+    for tensors, weights in (
+        [(large, small), (1e-6, 1 - 1e-6)],
+        [(small, large), (1 - 1e-6, 1e-6)],
+    ):
         assert weighted_mean(tensors, weights).item() == pytest.approx(2.0 - 1e-6, rel=1e-6)
 
 

@@ -103,5 +103,7 @@ def test_a_broken_plug_in_is_named_and_left_out(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: [EntryPoint()])
     registry = Registry("soup", "alloykit.soups")
-    with pytest.warns(UserWarning, match=r"plug-in 'broken' .* left out: No module named 'nowhere'"):
+    with pytest.warns(
+        UserWarning, match=r"plug-in 'broken' .* left out: No module named 'nowhere'"
+    ):
         assert registry.names() == []  # its own are registered elsewhere

@@ -21,7 +21,9 @@ FROZEN = [
 def test_types_are_frozen_and_documented_field_by_field(kind):
     assert kind.__dataclass_params__.frozen
     for field in dataclasses.fields(kind):
-        assert f"        {field.name}: " in (types.__dict__[kind.__name__].__doc__ or ""), field.name
+        assert f"        {field.name}: " in (types.__dict__[kind.__name__].__doc__ or ""), (
+            field.name
+        )
 
 
 @pytest.mark.parametrize(

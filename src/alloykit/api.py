@@ -67,7 +67,8 @@ def merge(
         models: A sequence of models, or a mapping from name to model; each a module, a state
             dict, a list of arrays, or the path of a checkpoint.
         method: Registered name; ``alloykit.methods()`` lists them.
-        base: The model that they were fine-tuned from, where the method needs one.
+        base: The model that they were fine-tuned from, for methods that need one; others leave
+            it alone.
         weights: One non-negative number per model, in their order or by name; None is uniform.
         normalize: Divide the weights by their sum; False refuses weights that do not sum to one.
         parameters: The method's own parameters.
@@ -608,12 +609,15 @@ def _provenance(
     }
     if origin is not None and plan.base is not None:
         digests["base"] = _digest(origin, base)
+    weights: dict[str, float] = {}
+    for name, weight in zip(plan.members, plan.weights, strict=True):
+        weights[name] = weights.get(name, 0.0) + weight  # one model in memory may come twice
     ordered = plan.build_method().ordered
     return provenance(
         inputs=digests,
         method=plan.method,
         parameters=plan.parameters,
-        weights=dict(zip(plan.members, plan.weights, strict=True)),
+        weights=weights,
         notes=[f"members, oldest first: {', '.join(plan.members)}"] if ordered else [],
     )
 

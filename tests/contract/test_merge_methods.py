@@ -9,12 +9,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from merge_contract import Case
-from strategies import groups
 
 from alloykit.merging.linear import linear
 from alloykit.numerics import weighted_mean
 from alloykit.registry import Registry, merge_methods
 from alloykit.types import MergeMethod, TensorGroup
+from strategies import groups
 
 PARAMETERS = {
     "linear": [{}],

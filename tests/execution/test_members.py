@@ -127,9 +127,7 @@ def test_open_checkpoints_keep_their_ids_unless_named(tmp_path):
 
 def test_a_module_list_is_a_list_of_models():
     nets = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
-    torch.testing.assert_close(
-        alloykit.average(nets).weight, (nets[0].weight + nets[1].weight) / 2
-    )
+    torch.testing.assert_close(alloykit.average(nets).weight, (nets[0].weight + nets[1].weight) / 2)
 
 
 @pytest.mark.parametrize(

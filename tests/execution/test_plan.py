@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 from hypothesis import given
-from strategies import state_dicts
 
 from alloykit.checkpoints.memory import MemoryCheckpoint
 from alloykit.errors import (
@@ -18,6 +17,7 @@ from alloykit.errors import (
     UnknownName,
 )
 from alloykit.execution.plan import Plan, Step, plan_merge
+from strategies import state_dicts
 
 
 def checkpoint(name: str, **tensors: torch.Tensor) -> MemoryCheckpoint:
@@ -186,7 +186,9 @@ def test_too_few_or_too_many_members(count, method, says):
 
 
 def test_a_missing_base_is_said():
-    with pytest.raises(MissingInput, match=r"interpolate needs a base, and none was given\. Pass b"):
+    with pytest.raises(
+        MissingInput, match=r"interpolate needs a base, and none was given\. Pass b"
+    ):
         plan_merge([checkpoint("a")], "interpolate")
 
 

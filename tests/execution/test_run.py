@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from strategies import state_dicts
 from torch import Tensor
 
 from alloykit.checkpoints.element_types import as_bytes
@@ -16,6 +15,7 @@ from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.errors import CheckpointError, MissingInput, OutputExists
 from alloykit.execution.plan import plan_merge
 from alloykit.execution.run import as_checkpoint, merge_in_memory, merge_to_file, run
+from strategies import state_dicts
 
 NAN, INF = math.nan, math.inf
 
@@ -102,9 +102,10 @@ def test_mixed_precisions_meet_without_loss():
 
 
 def test_values_that_float16_cannot_sum_can_be_averaged():
-    assert merged(of(65504.0, dtype=torch.float16), of(65504.0, dtype=torch.float16))[
-        "w"
-    ].item() == 65504.0
+    assert (
+        merged(of(65504.0, dtype=torch.float16), of(65504.0, dtype=torch.float16))["w"].item()
+        == 65504.0
+    )
     assert merged(*[of(60000.0, dtype=torch.float16)] * 20)["w"].item() == 60000.0
 
 
@@ -121,7 +122,10 @@ def test_a_huge_step_is_taken_as_long_as_it_fits():
 
 
 def test_values_without_an_average_are_all_named():
-    states = [of(1.0, 2.0) | {"v": torch.ones(1)}, {"w": torch.tensor([NAN, INF]), "v": of(NAN)["w"]}]
+    states = [
+        of(1.0, 2.0) | {"v": torch.ones(1)},
+        {"w": torch.tensor([NAN, INF]), "v": of(NAN)["w"]},
+    ]
     with pytest.raises(CheckpointError) as caught:
         merged(*states)
     text = str(caught.value)
@@ -179,7 +183,11 @@ def test_in_an_ordered_method_a_member_of_weight_zero_keeps_its_place():
 
 
 def test_integers_that_differ_are_all_named():
-    one = {"position_ids": torch.arange(3), "vocabulary": torch.tensor([1]), "flag": torch.tensor(True)}
+    one = {
+        "position_ids": torch.arange(3),
+        "vocabulary": torch.tensor([1]),
+        "flag": torch.tensor(True),
+    }
     other = {"position_ids": torch.arange(3) + 1, "vocabulary": torch.tensor([2]),
              "flag": torch.tensor(True)}  # fmt: skip
     with pytest.raises(CheckpointError) as caught:
@@ -221,7 +229,9 @@ def test_checkpoints_that_the_plan_names_must_be_given():
 
 def test_a_file_that_changed_since_the_plan_is_noticed():
     plan = plan_merge(members(of(1.0), of(2.0)))
-    with pytest.raises(CheckpointError, match=r"w of m0 has the shape \[3\].*made for \[1\]\. Plan a"):
+    with pytest.raises(
+        CheckpointError, match=r"w of m0 has the shape \[3\].*made for \[1\]\. Plan a"
+    ):
         merge_in_memory(plan, members(of(1.0, 2.0, 3.0), of(1.0, 2.0, 3.0)))
 
 

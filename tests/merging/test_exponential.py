@@ -20,9 +20,7 @@ def group(tensors, weights=None):
 
 @given(st.integers(1, 30), st.floats(0.05, 0.99))
 def test_the_weights_are_those_of_the_formula(count, decay):
-    expected = [
-        decay ** (count - 1 - i) * (1 - decay) / (1 - decay**count) for i in range(count)
-    ]
+    expected = [decay ** (count - 1 - i) * (1 - decay) / (1 - decay**count) for i in range(count)]
     assert recency_weights(count, decay) == pytest.approx(expected, rel=1e-9)
 
 

@@ -19,7 +19,8 @@ def merged(base, tensor, alpha):
 
 
 @pytest.mark.parametrize(
-    ("alpha", "expected"), [(0.0, 2.0), (0.25, 3.0), (0.5, 4.0), (1.0, 6.0), (1.5, 8.0), (-0.5, 0.0)]
+    ("alpha", "expected"),
+    [(0.0, 2.0), (0.25, 3.0), (0.5, 4.0), (1.0, 6.0), (1.5, 8.0), (-0.5, 0.0)],
 )
 def test_it_walks_the_line_and_beyond(alpha, expected):
     assert merged(torch.tensor([2.0]), torch.tensor([6.0]), alpha).item() == expected

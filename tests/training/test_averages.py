@@ -170,7 +170,9 @@ def test_settings_are_part_of_the_state():
 def test_a_state_of_another_sort_or_another_model_is_refused():
     ema = ExponentialMovingAverage(nn.Linear(2, 2))
     ema.update()
-    with pytest.raises(CheckpointError, match="'ExponentialMovingAverage' and cannot be loaded int"):
+    with pytest.raises(
+        CheckpointError, match="'ExponentialMovingAverage' and cannot be loaded int"
+    ):
         StochasticWeightAverage(nn.Linear(2, 2)).load_state_dict(ema.state_dict())
     with pytest.raises(CheckpointError, match="of a None"):
         ema.load_state_dict(nn.Linear(2, 2).state_dict())

@@ -35,7 +35,9 @@ def test_it_learns_and_says_how():
 def test_it_learns_values_too():
     inputs, _ = data()
     values = inputs[:, :2] * 2
-    history = fit(net(), inputs, values, task="regression", epochs=40, batch_size=8)
+    history = fit(
+        net(), inputs, values, task="regression", epochs=40, batch_size=8, learning_rate=1e-2
+    )
     assert history[-1] < 0.5 * history[0]
 
 
@@ -95,7 +97,9 @@ def test_every_example_counts_once_in_the_loss():
 def test_a_loss_that_is_not_finite_is_said_with_its_place():
     inputs, targets = data()
     inputs[3] = math.inf
-    with pytest.raises(DataError, match=r"The loss became nan in epoch 1 of 10, step \d\. Lower lea"):
+    with pytest.raises(
+        DataError, match=r"The loss became nan in epoch 1 of 10, step \d\. Lower lea"
+    ):
         fit(net(), inputs, targets, batch_size=8)
 
 
@@ -109,7 +113,8 @@ def test_examples_and_targets_must_fit(inputs, targets):
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}]
+    "options",
+    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}],
 )
 def test_numbers_outside_their_range(options):
     with pytest.raises(InvalidParameter, match="fit takes at least one epoch"):

@@ -1,12 +1,15 @@
-"""The report's small charts: reliability diagrams, and the loss between two members."""
+"""The report's small charts: reliability diagrams, and what lies between two members."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.transforms import Transform, blended_transform_factory
 
 from alloykit.comparison import wording
 from alloykit.comparison.ranges import Domain
@@ -81,72 +84,132 @@ def barrier_domain(barriers: Sequence[Barrier]) -> Domain:
     return min(0.0, low) if low < 0.5 * high else low - 0.1 * (high - low), high
 
 
-def barrier_curve(barrier: Barrier, domain: Domain, *, name: str) -> str:
-    """The loss between two members, against the straight line between their losses, as SVG.
+def error_top(barriers: Sequence[Barrier]) -> float:
+    """Upper end of the axis of wrong predictions that all panels share; its lower end is 0."""
+    values = [error for barrier in barriers for error in barrier.errors or ()]
+    return max((value for value in values if math.isfinite(value)), default=0.0) or 0.01
+
+
+def barrier_curve(
+    barrier: Barrier, domain: Domain, *, name: str, errors_to: float | None = None
+) -> str:
+    """Loss and wrong predictions between two members, each against the straight line, as SVG.
 
     Args:
         barrier: What was measured.
         domain: Ends of the loss axis.
         name: Prefix of the ids in the drawing; unique within the page.
+        errors_to: Upper end of the axis of wrong predictions; as this barrier needs where None.
     """
+    with drawing():
+        if barrier.errors is None:
+            canvas = Canvas(name, 340, 220)
+            lowest = _losses(canvas, barrier, domain, bottom=26)
+        else:
+            canvas = Canvas(name, 340, 310)
+            upper = _losses(canvas, barrier, domain, bottom=140)
+            upper.tick_params(labelbottom=False)
+            lowest = _errors(canvas, barrier, errors_to or error_top([barrier]), top=190)
+        _name_the_ends(canvas, lowest, barrier)
+        return canvas.svg(_barrier_alt(barrier))
+
+
+def _losses(canvas: Canvas, barrier: Barrier, domain: Domain, *, bottom: float) -> Axes:
     low, high = domain
     pad = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    with drawing():
-        canvas = Canvas(name, 340, 220)
-        axes = canvas.axes(left=46, right=10, top=10, bottom=26)
-        _curve(canvas, axes, barrier.alphas, barrier.losses, "as averaged", SERIES[1], "o-")
-        if barrier.losses_reestimated is not None:
-            _curve(
-                canvas,
-                axes,
-                barrier.alphas,
-                barrier.losses_reestimated,
-                "BatchNorm re-estimated",
-                SERIES[0],
-                "s--",
-            )
-        ends = [barrier.losses[0], barrier.losses[-1]]
-        axes.plot([0, 1], ends, color=SOFT, linewidth=1, linestyle=(0, (2, 3)))
-        axes.set(xlim=(-0.02, 1.02), ylim=(low if low == 0 else low - pad, high + pad))
-        axes.xaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
-        labels = {
-            0: canvas.write(shortened(barrier.first, 16)),
-            1: canvas.write(shortened(barrier.second, 16)),
-        }
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: labels.get(value, "halfway")))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.grid(axis="x", visible=False)
-        axes.spines["left"].set_visible(False)
-        axes.xaxis.get_major_ticks()[0].label1.set_horizontalalignment("left")
-        axes.xaxis.get_major_ticks()[-1].label1.set_horizontalalignment("right")
-        axes.set_ylabel(canvas.write("loss"), labelpad=3)
-        return canvas.svg(_barrier_alt(barrier))
+    axes = canvas.axes(left=54, right=10, top=10, bottom=bottom)
+    score = partial(wording.score, metric="loss")
+    _curve(canvas, axes, barrier.alphas, barrier.losses, _AVERAGED, score)
+    if barrier.losses_reestimated is not None:
+        _curve(canvas, axes, barrier.alphas, barrier.losses_reestimated, _REESTIMATED, score)
+    _straight(axes, barrier.losses)
+    axes.set(xlim=(-0.02, 1.02), ylim=(low if low == 0 else low - pad, high + pad))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    _level_lines(canvas, axes, "loss")
+    return axes
+
+
+def _errors(canvas: Canvas, barrier: Barrier, highest: float, *, top: float) -> Axes:
+    assert barrier.errors is not None
+    axes = canvas.axes(left=54, right=10, top=top, bottom=26)
+    score = partial(wording.score, metric="accuracy")
+    _curve(canvas, axes, barrier.alphas, barrier.errors, _WRONG, score)
+    _straight(axes, barrier.errors)
+    axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.12 * highest))
+    axes.yaxis.set_major_locator(MaxNLocator(2))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{100 * value:.3g}{wording.SPACE}%")
+    )
+    _level_lines(canvas, axes, "wrong")
+    return axes
+
+
+def _straight(axes: Axes, values: Sequence[float]) -> None:
+    axes.plot([0, 1], [values[0], values[-1]], color=SOFT, linewidth=1, linestyle=(0, (2, 3)))
+
+
+def _level_lines(canvas: Canvas, axes: Axes, vertical: str) -> None:
+    axes.xaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
+    axes.grid(axis="x", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.set_ylabel(canvas.write(vertical))
+    # Tick labels differ in width: without a fixed place the names of both axes would not align.
+    axes.yaxis.set_label_coords(8 / canvas.width, 0.5, transform=_across(canvas, axes))
+
+
+def _across(canvas: Canvas, axes: Axes) -> Transform:
+    """Fractions of the drawing horizontally, of the axes vertically."""
+    return blended_transform_factory(canvas.figure.transFigure, axes.transAxes)
+
+
+def _name_the_ends(canvas: Canvas, axes: Axes, barrier: Barrier) -> None:
+    labels = {
+        0: canvas.write(shortened(barrier.first, 16)),
+        1: canvas.write(shortened(barrier.second, 16)),
+    }
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: labels.get(value, "halfway")))
+    axes.xaxis.get_major_ticks()[0].label1.set_horizontalalignment("left")
+    axes.xaxis.get_major_ticks()[-1].label1.set_horizontalalignment("right")
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How a curve looks and what it is called under the pointer."""
+
+    what: str
+    colour: str
+    mark: str
+    dash: str
+    width: float = 1.8
+
+
+_AVERAGED = _Style("loss as averaged", SERIES[1], "o", "-")
+_REESTIMATED = _Style("loss with BatchNorm re-estimated", SERIES[0], "s", "--")
+_WRONG = _Style("wrong predictions", SERIES[3], "D", "-", width=1.3)
 
 
 def _curve(
     canvas: Canvas,
     axes: Axes,
     alphas: Sequence[float],
-    losses: Sequence[float],
-    what: str,
-    colour: str,
-    style: str,
+    values: Sequence[float],
+    style: _Style,
+    score: Callable[[float], str],
 ) -> None:
-    axes.plot(alphas, losses, style[1:], color=colour, linewidth=1.8, zorder=3)
-    for alpha, loss in zip(alphas, losses, strict=True):
-        if math.isfinite(loss):
-            gid = canvas.hover(f"alpha {alpha:g}, {what}: {wording.score(loss, 'loss')}")
+    axes.plot(alphas, values, style.dash, color=style.colour, linewidth=style.width, zorder=3)
+    for alpha, value in zip(alphas, values, strict=True):
+        if math.isfinite(value):
             axes.plot(
                 [alpha],
-                [loss],
-                style[0],
-                ms=5,
-                mfc=colour,
+                [value],
+                style.mark,
+                ms=5 if style.mark != "D" else 4,
+                mfc=style.colour,
                 mec=CARD,
                 mew=0.8,
                 zorder=4,
                 clip_on=False,
-                gid=gid,
+                gid=canvas.hover(f"alpha {alpha:g}, {style.what}: {score(value)}"),
             )
 
 
@@ -162,4 +225,15 @@ def _barrier_alt(barrier: Barrier) -> str:
     )
     if barrier.losses_reestimated is not None:
         text += f"; with BatchNorm re-estimated: {peak(barrier.losses_reestimated)}"
-    return f"{text}."
+    return f"{text}.{_errors_alt(barrier)}"
+
+
+def _errors_alt(barrier: Barrier) -> str:
+    finite = [error for error in barrier.errors or () if math.isfinite(error)]
+    if not barrier.errors or not finite:
+        return ""
+    first, last, most = (
+        wording.score(error, "accuracy")
+        for error in (barrier.errors[0], barrier.errors[-1], max(finite))
+    )
+    return f" Wrong predictions: {first} and {last} at the ends, at most {most}."

@@ -136,18 +136,13 @@ def _test_figure(data: ReportData, row: Row) -> Figure:
 def _gain_figure(data: ReportData, row: Row, single: Row) -> Figure:
     assert row.improvement is not None
     unit = " points" if data.metric in wording.IN_PERCENT else ""
-    p = f"; McNemar p{wording.SPACE}{_equals(row.p_value)}" if row.p_value is not None else ""
+    p = f"; McNemar {wording.p_equation(row.p_value)}" if row.p_value is not None else ""
     span = wording.gain_range(row.improvement, data.metric, data.test_examples)
     return Figure(
         wording.gain(row.improvement.value, data.metric, data.test_examples),
         f"{unit.strip() or 'better'} over the best single member",
         f"{wording.level(row.improvement)} interval {span}{p}",
     )
-
-
-def _equals(p: float) -> str:
-    text = wording.p_value(p)
-    return text if text.startswith("<") else f"={wording.SPACE}{text}"
 
 
 def _cost_figures(row: Row, single: Row | None) -> list[Figure]:

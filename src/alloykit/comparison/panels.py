@@ -113,13 +113,13 @@ def _calibration_words(row: Row) -> str:
 
 
 def barrier_panels(data: ReportData) -> list[Panel]:
-    """The loss between each two members, all on one loss axis."""
+    """Loss and wrong predictions between each two members, all on the same axes."""
     if not data.barriers:
         return []
-    domain = charts.barrier_domain(data.barriers)
+    domain, errors_to = charts.barrier_domain(data.barriers), charts.error_top(data.barriers)
     return [
         Panel(
-            charts.barrier_curve(barrier, domain, name=f"barrier-{index}"),
+            charts.barrier_curve(barrier, domain, name=f"barrier-{index}", errors_to=errors_to),
             f"{barrier.first} – {barrier.second}",
             caption=barrier.verdict,
         )

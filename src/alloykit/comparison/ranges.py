@@ -7,7 +7,13 @@ from statistics import median, quantiles
 
 from alloykit.types import Interval
 
-WIDTH, HEIGHT, MARGIN = 124, 20, 7
+WIDTH, HEIGHT, MARGIN = 170, 20, 7
+CAP = 4
+"""Half the height of the strokes that close an interval."""
+
+FENCE = 1.5
+"""Tukey's: values further from the quartiles than so many times their distance are outliers."""
+
 Domain = tuple[float, float]
 
 
@@ -15,7 +21,7 @@ def focus(intervals: Sequence[Interval], always: Sequence[Interval] = ()) -> Dom
     """The part of the axis where the interesting rows are.
 
     One merge that fell apart (10 % where the others have 90 %) would press all others into a dot:
-    values further from the quartiles than 2.5 times their distance are left to the edge.
+    values further from the quartiles than 1.5 times their distance are left to the edge.
 
     Args:
         intervals: All rows' intervals.
@@ -26,10 +32,14 @@ def focus(intervals: Sequence[Interval], always: Sequence[Interval] = ()) -> Dom
         >>> low, high = focus(every)
         >>> low > 0.8, high < 1
         (True, True)
+
+    References:
+        Tukey, Exploratory Data Analysis, 1977, chapter 2 (the inner fence). The distance is never
+        taken smaller than a typical interval, so that no row among equals counts as an outlier.
     """
     values = [interval.value for interval in intervals]
     first, _, third = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    reach = 2.5 * max(third - first, median(i.high - i.low for i in intervals))
+    reach = FENCE * max(third - first, median(i.high - i.low for i in intervals))
     near = [i for i in intervals if first - reach <= i.value <= third + reach]
     shown = [*near, *always]
     low, high = min(i.low for i in shown), max(i.high for i in shown)
@@ -63,7 +73,10 @@ def range_svg(interval: Interval, domain: Domain, reference: float | None, title
     else:
         low, high = _at(interval.low, domain), _at(interval.high, domain)
         parts.append(f'<line class="bar" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<circle class="dot" cx="{_at(interval.value, domain)}" cy="{y}" r="4"/>')
+        # Without the caps a dot would hide an interval that is not much longer than itself.
+        caps = "".join(f"M{x} {y - CAP}v{2 * CAP}" for x in (low, high) if low < high)
+        parts.append(f'<path class="cap" d="{caps}"/>' if caps else "")
+        parts.append(f'<circle class="dot" cx="{_at(interval.value, domain)}" cy="{y}" r="3.5"/>')
     return (
         f'<svg class="range" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'aria-hidden="true"><title>{title}</title>{"".join(parts)}</svg>'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from alloykit.comparison import wording
 from alloykit.evaluation.metrics import Metric
 from alloykit.types import Interval, Row
 
@@ -15,31 +16,40 @@ class Recommendation:
 
     Attributes:
         candidate: Its name.
-        reason: One or two plain sentences, with numbers.
+        reason: Plain sentences with numbers, fit for a terminal: no markup, no special spaces.
     """
 
     candidate: str
     reason: str
 
 
-def recommend(rows: Sequence[Row], metric: Metric, best_single: str) -> Recommendation:
+def recommend(
+    rows: Sequence[Row], metric: Metric, best_single: str, *, examples: int = 0
+) -> Recommendation:
     """Choose among the finished rows by validation alone; test only reports what that is worth.
 
     The best candidate on validation is chosen if its paired gain over the best single member is
     above zero with its whole interval; of equal ones the cheapest to run. Otherwise the best
     single member is: a gain that could be luck is not worth several models.
+
+    Args:
+        rows: All candidates.
+        metric: The main metric.
+        best_single: Name of the member that did best on validation.
+        examples: Number of test examples: decides the decimals, as in the report.
     """
+    words = _Words(metric.name, examples)
     done = [row for row in rows if row.status == "done"]
     single = next(row for row in done if row.candidate == best_single)
     sure = [
         row for row in done if row.validation_improvement and row.validation_improvement.low > 0
     ]
     if not sure:
-        return Recommendation(best_single, _nothing_better(done, single, metric))
+        return Recommendation(best_single, _nothing_better(done, single, words))
     winner = max(sure, key=lambda row: (_gain(row), -_passes(row)))
     cheaper = [row for row in sure if _passes(row) < _passes(winner)]
     thrifty = max(cheaper, key=_gain, default=None)
-    return Recommendation(winner.candidate, _better(winner, thrifty, single, metric))
+    return Recommendation(winner.candidate, _better(winner, thrifty, single, words))
 
 
 def _gain(row: Row) -> float:
@@ -50,41 +60,80 @@ def _passes(row: Row) -> int:
     return row.costs.forward_passes if row.costs else 1
 
 
-def _better(winner: Row, thrifty: Row | None, single: Row, metric: Metric) -> str:
-    gain = winner.improvement
-    confirmed = gain is not None and gain.low > 0
-    p_value = "" if winner.p_value is None else f"; McNemar p = {winner.p_value:.2g}"
+@dataclass(frozen=True)
+class _Words:
+    """Gains of one metric in words, as the rest of the report writes them."""
+
+    metric: str
+    examples: int
+
+    def gains(self, better: Interval) -> str:
+        """A verb and its object: "gains +4.2 points of accuracy (95 % interval ...)"."""
+        name = wording.label(self.metric)
+        if self.metric in wording.IN_PERCENT:
+            text = f"gains {self._points(better)} of {name}"
+        else:
+            # A loss that "gains +0.1" would read as one that rose.
+            verb = "improves" if better.value >= 0 else "worsens"
+            text = f"{verb} {name} by {self._amount(better)}"
+        return wording.breaking(f"{text} ({self._span(better)})")
+
+    def difference(self, better: Interval | None) -> str:
+        """The same without verb and metric, which stand in the sentence before."""
+        if better is None:
+            return "no gain could be measured"
+        if self.metric in wording.IN_PERCENT:
+            text = self._points(better)
+        else:
+            text = f"{self._amount(better)} {'better' if better.value >= 0 else 'worse'}"
+        return wording.breaking(f"{text} ({self._span(better)})")
+
+    def _points(self, better: Interval) -> str:
+        return wording.gain(better.value, self.metric, self.examples, unit=True)
+
+    def _amount(self, better: Interval) -> str:
+        return wording.score(abs(better.value), self.metric, self.examples)
+
+    def _span(self, better: Interval) -> str:
+        span = wording.gain_range(better, self.metric, self.examples)
+        return f"{wording.level(better)} interval {span}"
+
+
+def _better(winner: Row, thrifty: Row | None, single: Row, words: _Words) -> str:
+    gain, chosen_for = winner.improvement, winner.validation_improvement
+    assert chosen_for is not None
+    verdict = "confirms" if gain is not None and gain.low > 0 else "does not confirm"
+    p_value = (
+        f"; McNemar {wording.breaking(wording.p_equation(winner.p_value))}"
+        if winner.p_value is not None
+        else ""
+    )
     parts = [
-        f"On validation it gains {_signed(winner.validation_improvement)} {metric.name} over "
-        f"{single.candidate}, the best single member.",
-        f"Test confirms it: {_signed(gain)}{p_value}."
-        if confirmed
-        else f"Test does not confirm it: {_signed(gain)}{p_value}.",
+        f"On validation it {words.gains(chosen_for)} over {single.candidate}, the best single "
+        f"member. Test {verdict} it: {words.difference(gain)}{p_value}."
     ]
     if _passes(winner) > 1:
         parts.append(f"It runs {_passes(winner)} models per prediction.")
     if thrifty is not None:
         parts.append(
-            f"With {_passes(thrifty)} the best is {thrifty.candidate}, which gains "
-            f"{_signed(thrifty.validation_improvement)} on validation."
+            f"With only {_passes(thrifty)} the best is {thrifty.candidate}: "
+            f"{words.difference(thrifty.validation_improvement)} on validation."
         )
     return " ".join(parts)
 
 
-def _nothing_better(done: Sequence[Row], single: Row, metric: Metric) -> str:
-    tried = [row for row in done if row.validation_improvement and row.family != "member"]
+def _nothing_better(done: Sequence[Row], single: Row, words: _Words) -> str:
+    tried = [
+        (gain, row.candidate)
+        for row in done
+        if (gain := row.validation_improvement) and row.family != "member"
+    ]
     if not tried:
         return f"No way of combining could be tried; {single.candidate} is the best single member."
-    best = max(tried, key=_gain)
+    # Of equal ones the first by name, which is the one that the leaderboard has on top.
+    gain, best = min(tried, key=lambda pair: (-pair[0].value, pair[1]))
     return (
-        f"No way of combining is surely better on validation: the best, {best.candidate}, gains "
-        f"{_signed(best.validation_improvement)} {metric.name}, an interval that includes no gain. "
+        f"No way of combining is surely better on validation: the best, {best}, "
+        f"{words.gains(gain)}, an interval that includes no gain. "
         f"Keep {single.candidate}, the best single member."
     )
-
-
-def _signed(interval: Interval | None) -> str:
-    if interval is None:
-        return "nothing"
-    level = round(interval.level * 100)
-    return f"{interval.value:+.4g} ({level} % interval {interval.low:+.4g} to {interval.high:+.4g})"

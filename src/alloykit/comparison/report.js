@@ -29,6 +29,47 @@
   const board = document.getElementById("board");
   if (board) {
     const body = board.tBodies[0];
+    const fold = document.getElementById("fold");
+    const chips = all(".chip");
+    const said = document.getElementById("shown");
+    const SHORT = 12;
+    const TOO_FEW = 3; // Hiding so few would cost a click and save nothing.
+    let family = "";
+    let unfolded = false;
+
+    // The first rows in the present order, and those that the headline speaks of.
+    const show = (aloud = true) => {
+      const rows = [...body.rows];
+      for (const row of rows) row.hidden = family !== "" && row.dataset.family !== family;
+      const wanted = rows.filter((row) => !row.hidden);
+      const surplus = wanted.filter((row, index) => index >= SHORT && !("always" in row.dataset));
+      const long = surplus.length > TOO_FEW;
+      const folded = new Set(long && !unfolded ? surplus : []);
+      let before = false;
+      for (const row of wanted) {
+        row.classList.toggle("folded", folded.has(row));
+        row.classList.toggle("gap", before && !folded.has(row));
+        before = folded.has(row);
+      }
+      fold.hidden = !long;
+      fold.textContent = unfolded ? `Show the first ${SHORT}` : `Show all ${wanted.length}`;
+      fold.setAttribute("aria-expanded", String(unfolded));
+      if (said && aloud) said.textContent = `${wanted.length - folded.size} of ${rows.length} candidates shown`;
+    };
+    fold.addEventListener("click", () => {
+      unfolded = !unfolded;
+      show();
+      if (!unfolded) fold.scrollIntoView({ block: "nearest" });
+    });
+    for (const chip of chips) {
+      chip.addEventListener("click", () => {
+        family = chip.dataset.family;
+        for (const each of chips) each.setAttribute("aria-pressed", String(each === chip));
+        show();
+      });
+    }
+    for (const group of all(".chips")) group.hidden = false;
+
     const heads = all("thead th[scope=col]", board);
     const key = (row, index) => {
       const cell = row.cells[index];
@@ -49,21 +90,20 @@
       for (const each of heads) each.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", order);
       body.append(...rows);
+      show();
     };
     for (const head of heads) head.querySelector("button").addEventListener("click", () => sort(head));
+    show(false);
   }
 
-  const chips = all(".chip");
-  const said = document.getElementById("shown");
-  const filter = (chip) => {
-    const family = chip.dataset.family;
-    const rows = all("#board tbody tr");
-    for (const row of rows) row.hidden = family !== "" && row.dataset.family !== family;
-    for (const each of chips) each.setAttribute("aria-pressed", String(each === chip));
-    said.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} candidates shown`;
-  };
-  for (const chip of chips) chip.addEventListener("click", () => filter(chip));
-  for (const group of all(".chips")) group.hidden = false;
+  // A fading edge says that there is more to the right.
+  for (const box of all(".scroll")) {
+    const mark = () => {
+      box.classList.toggle("more-right", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+    };
+    box.addEventListener("scroll", mark, { passive: true });
+    new ResizeObserver(mark).observe(box);
+  }
 
   // Without permission for the clipboard, select the text, so that one key press copies it.
   const select = (code) => {

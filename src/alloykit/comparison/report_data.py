@@ -141,7 +141,11 @@ def _wrong_rows(data: ReportData) -> list[str]:
 
 def _uneven(barrier: Barrier) -> list[str]:
     points = len(barrier.alphas)
-    curves = {"losses": barrier.losses, "losses_reestimated": barrier.losses_reestimated}
+    curves = {
+        "losses": barrier.losses,
+        "losses_reestimated": barrier.losses_reestimated,
+        "errors": barrier.errors,
+    }
     return [
         f"barrier {barrier.first} - {barrier.second}: {len(curve)} {name} for {points} alphas"
         for name, curve in curves.items()

@@ -45,25 +45,36 @@ class Column:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the leaderboard with its marks and cells."""
+    """A row of the leaderboard with its marks, its cells and the numbers of its footnotes."""
 
     row: Row
     recommended: bool
     best_single: bool
     cells: tuple[Cell, ...]
+    notes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Columns, their groups as (name, number of columns), lines, and the common axis' domain."""
+    """The leaderboard as it is shown.
+
+    Attributes:
+        columns: From left to right.
+        groups: What stands above them, as (name, number of columns).
+        lines: Best first by validation.
+        domain: The ends of the axis that all intervals share; None without any value.
+        notes: The footnotes, each once; the first has number 1.
+    """
 
     columns: tuple[Column, ...]
     groups: tuple[tuple[str, int], ...]
     lines: tuple[Line, ...]
     domain: Domain | None
+    notes: tuple[str, ...] = ()
 
 
-CHOSE, TEST, COST = "Validation chose", "Test reports", "Cost"
+CHOSE, TEST, COST, MORE = "Validation chose", "Test reports", "Cost", "Test, other metrics"
+CONTENDERS = 6
 
 
 def leaderboard(data: ReportData) -> Leaderboard:
@@ -75,17 +86,21 @@ def leaderboard(data: ReportData) -> Leaderboard:
     kept = [i for i in range(len(columns)) if any(line[i].text != wording.NONE for line in cells)]
     columns = [columns[i] for i in kept]
     names = [column.group for column in columns]
+    notes = tuple(dict.fromkeys(note for row in rows for note in row.notes))
     lines = tuple(
         Line(
             row,
             row.candidate == data.recommendation,
             row.candidate == data.best_single,
             tuple(line[i] for i in kept),
+            tuple(sorted({notes.index(note) + 1 for note in row.notes})),
         )
         for row, line in zip(rows, cells, strict=True)
     )
     groups = tuple((name, names.count(name)) for name in dict.fromkeys(names))
-    return Leaderboard(tuple(columns), groups, lines, domain)
+    return Leaderboard(
+        tuple(columns), groups, lines, domain, tuple(wording.sentence(note) for note in notes)
+    )
 
 
 def main_interval(data: ReportData, row: Row) -> Interval | None:
@@ -98,11 +113,21 @@ def main_interval(data: ReportData, row: Row) -> Interval | None:
 
 
 def score_domain(data: ReportData, rows: list[Row]) -> Domain | None:
-    """The part of the main metric's axis that all drawings share; None without any value."""
+    """The part of the main metric's axis that all drawings share; None without any value.
+
+    The better half sets it (at least six): where many combinations fell apart, the differences
+    among those that did not are what the reader came for.
+    """
     every = [interval for row in rows if (interval := main_interval(data, row))]
+    every.sort(key=lambda interval: interval.value, reverse=data.higher_is_better)
+    half = every[: max(len(every) // 2, CONTENDERS)]
     marked = [r for r in rows if r.candidate in (data.best_single, data.recommendation)]
     always = [interval for row in marked if (interval := main_interval(data, row))]
-    return focus(every, always) if every else None
+    if not every:
+        return None
+    low, high = focus(half, always)
+    # The margin around the values must not make an axis end at 101 %.
+    return (max(low, 0.0), min(high, 1.0)) if data.metric in wording.IN_PERCENT else (low, high)
 
 
 def _columns(data: ReportData, domain: Domain | None) -> list[Column]:
@@ -118,21 +143,19 @@ def _columns(data: ReportData, domain: Domain | None) -> list[Column]:
         Column(_title(name), TEST, best, lambda row: _test_cell(data, domain, row)),
         Column("Gain", TEST, "descending", lambda row: _gain_cell(data, row), GAIN_HINT),
         Column("p", TEST, "ascending", lambda row: _number(row.p_value, wording.p_value), P_HINT),
+        Column("Time", COST, "ascending", _time_cell, "Time per example"),
+        Column("Size", COST, "ascending", _size_cell, "Size on disk; peak memory of one batch"),
     ]
-    columns += [
+    # There can be many of these: what decides must not need scrolling.
+    return columns + [
         Column(
             _title(wording.label(other)),
-            TEST,
+            MORE,
             "descending" if higher else "ascending",
             _metric_cell(other, examples),
         )
         for other, higher in data.metrics
         if other != metric
-    ]
-    return [
-        *columns,
-        Column("Time", COST, "ascending", _time_cell, "Time per example"),
-        Column("Size", COST, "ascending", _size_cell, "Size on disk; peak memory of one batch"),
     ]
 
 

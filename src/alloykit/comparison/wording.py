@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from alloykit.types import Interval
 
@@ -90,6 +91,37 @@ def p_value(value: float | None) -> str:
     if value is None or math.isnan(value):
         return NONE
     return f"<{SPACE}0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def p_equation(value: float) -> str:
+    """A probability of chance with its letter: "p = 0.031", "p < 0.001"."""
+    text = p_value(value)
+    return f"p{SPACE}{text}" if text.startswith("<") else f"p{SPACE}={SPACE}{text}"
+
+
+def sentence(text: str) -> str:
+    """With a capital at its start and a stop at its end.
+
+    Example:
+        >>> sentence("fitted on validation"), sentence("Is it?")
+        ('Fitted on validation.', 'Is it?')
+    """
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
+
+
+def breaking(text: str) -> str:
+    """With plain spaces, for where text is searched, cut or wrapped by others: a terminal."""
+    return text.replace(SPACE, " ")
+
+
+def unbroken(text: str) -> str:
+    """Numbers stay with their units on one line: the opposite of ``breaking``.
+
+    Example:
+        >>> unbroken("95 % of 3 points, p < 0.001").count(SPACE)
+        4
+    """
+    return re.sub(r"(?<=\d) (?=%|points?\b)|(?<=\bp) (?=[<=] )|(?<=[<=]) (?=\d)", SPACE, text)
 
 
 def duration(seconds: float | None, *, short: bool = False) -> str:

@@ -20,15 +20,15 @@ from alloykit.types import EnsembleRule, State
     fits=True,
     keeps="winner",
     candidates=(
-        {"rule": "average"},
-        {"rule": "average", "parameters": {"space": "logits"}},
-        {"rule": "weighted", "parameters": {"by": "log_loss"}},
-        {"rule": "vote"},
+        {"of": "average"},
+        {"of": "average", "parameters": {"space": "logits"}},
+        {"of": "weighted", "parameters": {"by": "log_loss"}},
+        {"of": "vote"},
     ),
     formula="softmax(log p / T), with p what the rule pooled",
     paper="Guo et al., On calibration of modern neural networks, 2017, arXiv:1706.04599.",
 )
-def calibrated(rule: str = "average", parameters: Mapping[str, Any] | None = None) -> Pooling:
+def calibrated(of: str = "average", parameters: Mapping[str, Any] | None = None) -> Pooling:
     """Fit another rule, then one temperature on what it pooled.
 
     p = softmax(log p_rule / T); T minimises the log loss on the data that the rule was fitted on
@@ -39,7 +39,7 @@ def calibrated(rule: str = "average", parameters: Mapping[str, Any] | None = Non
     changes.
 
     Args:
-        rule: The name of a rule for classes.
+        of: The name of a rule for classes.
         parameters: That rule's parameters.
 
     Shapes:
@@ -60,12 +60,12 @@ def calibrated(rule: str = "average", parameters: Mapping[str, Any] | None = Non
         Guo, Pleiss, Sun, Weinberger, 2017, arXiv:1706.04599, section 4.2, applied to the pooled
         log-probabilities, which serve as logits.
     """
-    if rule == "calibrated":
+    if of == "calibrated":
         raise InvalidParameter("calibrated cannot hold itself: one temperature is all there is.")
-    inner: EnsembleRule = ensemble_rules.build(rule, **dict(parameters or {}))
+    inner: EnsembleRule = ensemble_rules.build(of, **dict(parameters or {}))
     tasks = frozenset(inner.tasks & CLASSES)
     if not tasks:
-        raise InvalidParameter(f"calibrated needs a rule for classes; {rule} serves regression.")
+        raise InvalidParameter(f"calibrated needs a rule for classes; {of} serves regression.")
 
     def combine(stack: Tensor, state: State) -> Tensor:
         temperature = learned(state, "temperature", "calibrated").to(stack.device)

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from alloykit.registry import merge_methods
@@ -46,7 +47,13 @@ def merge_method(
         def build(*args: Any, **kwargs: Any) -> MergeMethod:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            merge = factory(*args, **kwargs)
+            # NumPy's and torch's numbers become Python's, which a plan can write as JSON.
+            bound.arguments |= {
+                name: value.item()
+                for name, value in bound.arguments.items()
+                if isinstance(value, np.generic | Tensor)
+            }
+            merge = factory(*bound.args, **bound.kwargs)
             return MergeMethod(
                 name=factory.__name__,
                 parameters=dict(bound.arguments),

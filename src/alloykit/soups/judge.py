@@ -86,7 +86,7 @@ class Judge:
             state: Names without a wrapper's prefix -> tensors in their compute dtypes; looked up
                 anew for every batch. Tied names may be left out.
         """
-        module = copy.deepcopy(self.module).eval()
+        module = _unwrapped(copy.deepcopy(self.module)).eval()
         for tensor in (*module.parameters(), *module.buffers()):
             if is_averaged(tensor.dtype):
                 tensor.data = tensor.data.to(compute_dtype(tensor.dtype))
@@ -123,6 +123,17 @@ class _WithState(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._call(args, kwargs)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside of wrappers that cannot compute with other tensors."""
+    while True:
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+            module = inner
+        else:
+            return module
 
 
 def _logits(given: Any) -> Any:
