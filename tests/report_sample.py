@@ -127,7 +127,8 @@ def _barrier(first: str, second: str, height: float) -> Barrier:
     verdict = f"A hill of {height:.2f} as averaged; {low:.2f} once BatchNorm is re-estimated. " + (
         "Align these two before merging." if height > 1 else "These two can be merged."
     )
-    return Barrier(first, second, alphas, losses, mended, verdict)
+    wrong = tuple(0.12 + 0.005 * a + 0.16 * low * h for a, h in zip(alphas, hill, strict=True))
+    return Barrier(first, second, alphas, losses, mended, verdict, wrong)
 
 
 def sample(**changed: Any) -> ReportData:

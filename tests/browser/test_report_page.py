@@ -16,6 +16,11 @@ ARGUMENTS = [
     "--disable-component-update", "--disable-sync", "--no-first-run",
 ]  # fmt: skip
 WIDE, NARROW = 1280, 390
+LOG_LOSS = 6
+"""The column's place: after validation, test, gain, p, time and size."""
+
+SHORT = 12
+EVERY_LETTER = "run 'a b' \"c\" `d` $HOME \\\n    --x='<i>&amp;</i>' && echo ‘é’  two  \t| cat"
 pytestmark = pytest.mark.browser
 
 
@@ -90,7 +95,7 @@ def test_a_click_sorts_by_the_column_and_a_second_one_reverses(visit):
     assert loss.get_attribute("aria-sort") == "ascending"
     assert page.locator("#board [aria-sort]").count() == 1
     values = [
-        float(row.locator("td").nth(4).inner_text())
+        float(row.locator("td").nth(LOG_LOSS).inner_text())
         for row in page.locator("#board tbody tr").all()
     ]
     assert values == sorted(values)
@@ -143,8 +148,112 @@ def test_chips_show_one_family(visit):
     page.get_by_role("button", name="Single members").click()
     assert sorted(names(page)) == sorted(MEMBERS)
     assert page.locator("#shown").inner_text() == "4 of 18 candidates shown"
-    page.get_by_role("button", name="All").click()
+    page.get_by_role("button", name=re.compile("^All")).click()
+    page.get_by_role("button", name="Show all 18").click()
     assert len(names(page)) == 18
+
+
+def test_a_long_leaderboard_is_cut_but_keeps_those_that_matter(visit):
+    page = visit()
+    fold = page.locator("#fold")
+    assert len(names(page)) == SHORT
+    assert MEMBERS[3] in names(page)
+    assert fold.get_attribute("aria-expanded") == "false"
+    # The best single member and the recommended one stay, whatever is on top.
+    header(page, "Candidate").get_by_role("button").click()
+    header(page, "Candidate").get_by_role("button").click()
+    shown = names(page)
+    assert shown[:SHORT] == sorted(shown, reverse=True)[:SHORT]
+    assert "weighted average" in shown
+    assert shown[SHORT:] == ["average of probabilities"]
+    assert page.locator("#board tr.gap:visible bdi").all_inner_texts() == shown[SHORT:]
+    fold.click()
+    assert fold.get_attribute("aria-expanded") == "true"
+    assert names(page) == sorted(names(page), reverse=True)
+    assert len(names(page)) == 18
+    assert page.locator("#board tr.gap").count() == 0
+    page.get_by_role("button", name="Show the first 12").click()
+    assert names(page) == shown
+
+
+def test_a_filter_reaches_the_rows_that_were_cut_off(visit):
+    page = visit()
+    hidden = "uniform soup"
+    assert hidden not in names(page)
+    page.get_by_role("button", name="Soups").click()
+    assert hidden in names(page)
+    assert len(names(page)) == 4
+    assert page.locator("#fold").is_hidden()
+    header(page, "Log loss").get_by_role("button").click()
+    assert names(page)[-1] == hidden
+
+
+def test_paper_gets_all_rows(visit):
+    page = visit()
+    page.emulate_media(media="print")
+    assert len(names(page)) == 18
+    assert page.locator("#fold").is_hidden()
+
+
+def test_a_short_leaderboard_is_not_cut(visit, tmp_path):
+    data = sample(rows=sample().rows[: SHORT + 3])
+    page = visit(write_report(data, tmp_path / "short.html"))
+    assert len(names(page)) == SHORT + 3
+    assert page.locator("#fold").is_hidden()
+
+
+def test_a_footnote_leads_to_its_text(visit):
+    page = visit()
+    page.locator("#fold").click()
+    mark = page.locator("#board sup a").first
+    assert mark.get_attribute("title") == "BatchNorm statistics were averaged, not re-estimated."
+    # The name that is sorted by, and read out, is without it.
+    assert "linear" in names(page)
+    page.evaluate("document.querySelector('#board sup a').click()")
+    assert page.locator(".notes li:target").inner_text().endswith(mark.get_attribute("title"))
+
+
+def test_all_rows_are_equally_high(visit):
+    page = visit()
+    page.locator("#fold").click()
+    rows = page.locator("#board tbody tr").all()
+    heights = [round(row.bounding_box()["height"]) for row in rows]
+    assert max(heights) - min(heights) <= 1
+
+
+def test_a_fading_edge_shows_that_the_table_goes_on(visit):
+    box = visit().locator("#leaderboard .scroll")
+    assert "more-right" in box.get_attribute("class")
+    box.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+    box.page.wait_for_function("!document.querySelector('#leaderboard .more-right')")
+
+
+def pasted(page):
+    page.evaluate(
+        "document.body.prepend(Object.assign(document.createElement('textarea'), {id: 'in'}))"
+    )
+    page.focus("#in")
+    page.keyboard.press("Control+V")
+    return page.input_value("#in")
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_what_is_copied_is_exactly_what_was_given(visit, tmp_path, allowed):
+    data = sample(command=EVERY_LETTER, reproduce={"linear": EVERY_LETTER + "!"})
+    page = visit(write_report(data, tmp_path / "quotes.html"))
+    if not allowed:
+        page.evaluate(
+            "Object.defineProperty(navigator, 'clipboard',"
+            " {value: {writeText: () => Promise.reject(Error('denied'))}})"
+        )
+    for index, text in enumerate((EVERY_LETTER, EVERY_LETTER + "!")):
+        button = page.locator(".copy").nth(index)
+        button.click()
+        page.wait_for_function(
+            "i => document.querySelectorAll('.copy')[i].textContent !== 'Copy'", arg=index
+        )
+        assert button.inner_text() == "Copied"
+        assert pasted(page) == text
 
 
 def test_copying_works_without_permission_and_says_what_it_did(visit):

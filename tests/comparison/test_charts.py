@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-from alloykit.comparison.charts import barrier_curve, barrier_domain, reliability
+from alloykit.comparison.charts import barrier_curve, barrier_domain, error_top, reliability
 from alloykit.comparison.cost_chart import CostAxis, Point, ScoreAxis, pareto, scatter
 from alloykit.comparison.placing import Place, place_labels
 from alloykit.comparison.ranges import focus, outside, range_svg
@@ -30,8 +30,8 @@ def drawn(*names, **changed):
     return scatter(points(*names), TIME, ACCURACY, **arguments)
 
 
-def barrier(first="a", second="b", losses=(0.4, 2.0, 0.5), mended=None):
-    return Barrier(first, second, (0.0, 0.5, 1.0), losses, mended, "A hill.")
+def barrier(first="a", second="b", losses=(0.4, 2.0, 0.5), mended=None, errors=None):
+    return Barrier(first, second, (0.0, 0.5, 1.0), losses, mended, "A hill.", errors)
 
 
 ALL = {
@@ -40,6 +40,9 @@ ALL = {
         done("a", "member", 0.9, 0.3, 0.02, 1).calibration, name="r", title="a"
     ),
     "barrier": lambda: barrier_curve(barrier(mended=(0.4, 0.5, 0.5)), (0.0, 2.0), name="b"),
+    "barrier with errors": lambda: barrier_curve(
+        barrier(errors=(0.1, 0.3, 0.2)), (0.0, 2.0), name="b"
+    ),
 }
 
 
@@ -196,6 +199,48 @@ def test_barrier_survives_losses_that_are_not_finite():
     assert "highest as averaged: 0.500" in text
 
 
+def marks(text, words):
+    """Where the points whose hover text holds these words were drawn, from left to right."""
+    found = [
+        g for g in ElementTree.fromstring(text).iter("g")
+        if (title := g.find("title")) is not None and words in title.text
+    ]  # fmt: skip
+    return [
+        (float(u.get("x")), float(u.get("y")))
+        for g in found
+        if (u := next(g.iter("use"))) is not None
+    ]
+
+
+def test_barrier_draws_wrong_predictions_below_the_loss():
+    text = barrier_curve(barrier(losses=(2.0, 1.0, 2.0), errors=(0.1, 0.3, 0.1)), (0, 2), name="b")
+    wrong, loss = marks(text, "wrong predictions"), marks(text, "loss as averaged")
+    assert [x for x, _ in wrong] == [x for x, _ in loss]
+    # SVG counts from the top: the loss has a hollow where the errors have a hill.
+    assert loss[1][1] > loss[0][1]
+    assert wrong[1][1] < wrong[0][1]
+    assert max(y for _, y in loss) < min(y for _, y in wrong)
+    titles = [e.text for e in ElementTree.fromstring(text).iter("title")]
+    assert "alpha 0.5, wrong predictions: 30.0\N{NO-BREAK SPACE}%" in titles
+    label = ElementTree.fromstring(text).get("aria-label").replace("\N{NO-BREAK SPACE}", " ")
+    assert label.endswith("Wrong predictions: 10.0 % and 10.0 % at the ends, at most 30.0 %.")
+
+
+def test_barriers_share_one_axis_of_errors():
+    few, many = barrier(errors=(0.1, 0.2, 0.1)), barrier(errors=(0.1, 0.8, float("nan")))
+    assert error_top([few, many, barrier()]) == 0.8
+    assert error_top([barrier()]) > 0
+    alone = barrier_curve(few, (0.0, 2.0), name="b")
+    beside = barrier_curve(few, (0.0, 2.0), name="b", errors_to=0.8)
+    height = [p[1][1] - p[0][1] for p in (marks(alone, "wrong"), marks(beside, "wrong"))]
+    assert height[0] == pytest.approx(4 * height[1], rel=0.01)
+
+
+def test_barrier_survives_errors_that_are_not_finite():
+    text = barrier_curve(barrier(errors=(float("nan"),) * 3), (0.0, 2.0), name="b")
+    assert "Wrong predictions" not in text
+
+
 def test_labels_do_not_cover_each_other():
     spots = [(50.0, 50.0), (52.0, 50.0), (54.0, 50.0)]
     found = place_labels(spots, [40.0] * 3, [0, 0, 0], (0, 0, 200, 100), 12.0)
@@ -239,6 +284,13 @@ def test_focus_leaves_what_fell_apart_to_the_edge():
     assert outside(0.5, focus([Interval(0.5, 0.5, 0.5)])) == 0
 
 
+def test_focus_draws_tukeys_fence():
+    # The quartiles are 2 and 4: the fence stands at -1 and 7.
+    every = [Interval(v, v, v) for v in (1.0, 2.0, 3.0, 4.0, 6.9)]
+    assert outside(6.9, focus(every)) == 0
+    assert outside(7.1, focus([*every[:4], Interval(7.1, 7.1, 7.1)])) == 1
+
+
 def test_range_draws_dot_line_and_reference():
     text = range_svg(Interval(0.5, 0.4, 0.6), (0.0, 1.0), 0.25, "40 to 60 %")
     root = ElementTree.fromstring(text)
@@ -248,6 +300,10 @@ def test_range_draws_dot_line_and_reference():
     assert float(bar.get("x1")) < middle < float(bar.get("x2"))
     assert float(root.find("line[@class='ref']").get("x1")) < float(bar.get("x1"))
     assert root.find("title").text == "40 to 60 %"
+    # The caps stand at the ends of the bar, and outside a dot that would cover a short one.
+    caps = [float(x) for x in re.findall(r"M([\d.]+) ", root.find("path[@class='cap']").get("d"))]
+    assert caps == [float(bar.get("x1")), float(bar.get("x2"))]
+    assert "cap" not in range_svg(Interval(0.5, 0.5, 0.5), (0.0, 1.0), None, "")
 
 
 def test_range_points_at_values_off_the_axis():

@@ -12,6 +12,7 @@ ACCURACY = METRICS["accuracy"]
 def row(
     name: str, gain: tuple[float, float, float] | None, *, passes: int = 1,
     test: tuple[float, float, float] | None = None, family: str = "predictions",
+    p: float | None = None,
 ) -> Row:  # fmt: skip
     return Row(
         candidate=name,
@@ -19,6 +20,7 @@ def row(
         status="done",
         validation_improvement=gain and Interval(*gain),
         improvement=test and Interval(*test),
+        p_value=p,
         costs=Costs(1, 1, 1, 1e-6, passes),
     )
 
@@ -58,3 +60,41 @@ def test_only_members() -> None:
 def test_failed_and_skipped_rows_are_never_chosen() -> None:
     failed = Row("c", "weights", "failed", validation_improvement=Interval(1.0, 1.0, 1.0))
     assert recommend([SINGLE, failed], ACCURACY, "a").candidate == "a"
+
+
+def test_a_sure_gain_in_points_and_in_plain_letters() -> None:
+    best = row("b", (0.10571, 0.0657, 0.1429), test=(0.1141, 0.0806, 0.1454), passes=4, p=1.6e-11)
+    said = recommend([SINGLE, best, row("c", (0.05, 0.02, 0.08))], ACCURACY, "a").reason
+    assert said == (
+        "On validation it gains +10.6 points of accuracy (95 % interval +6.6 to +14.3) over a, "
+        "the best single member. Test confirms it: +11.4 points (95 % interval +8.1 to +14.5); "
+        "McNemar p < 0.001. It runs 4 models per prediction. "
+        "With only 1 the best is c: +5.0 points (95 % interval +2.0 to +8.0) on validation."
+    )
+
+
+def test_a_loss_improves_instead_of_gaining() -> None:
+    best = row("b", (0.04217, 0.01, 0.08), test=(-0.0123, -0.03, 0.01))
+    assert recommend([SINGLE, best], METRICS["log_loss"], "a").reason == (
+        "On validation it improves log loss by 0.042 (95 % interval +0.010 to +0.080) over a, "
+        "the best single member. Test does not confirm it: 0.012 worse "
+        "(95 % interval −0.030 to +0.010)."
+    )
+    worse = row("b", (-0.04217, -0.08, 0.01))
+    said = recommend([SINGLE, worse], METRICS["log_loss"], "a").reason
+    assert "the best, b, worsens log loss by 0.042 (95 % interval −0.080 to +0.010)" in said
+
+
+def test_a_test_without_gain_is_said_so() -> None:
+    said = recommend([SINGLE, row("b", (0.05, 0.03, 0.07), p=0.04)], ACCURACY, "a").reason
+    assert "Test does not confirm it: no gain could be measured; McNemar p = 0.040." in said
+
+
+def test_many_examples_are_worth_another_decimal() -> None:
+    rows = [SINGLE, row("b", (0.05123, 0.03, 0.07))]
+    assert "+5.12 points" in recommend(rows, ACCURACY, "a", examples=50_000).reason
+
+
+def test_the_best_of_equals_is_the_one_on_top_of_the_leaderboard() -> None:
+    rows = [SINGLE, row("z", (0.01, -0.01, 0.03)), row("b", (0.01, -0.01, 0.03))]
+    assert "the best, b, gains +1.0 points" in recommend(rows, ACCURACY, "a").reason

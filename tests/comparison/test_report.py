@@ -15,6 +15,7 @@ from alloykit.comparison.report import (
     render_report,
     write_report,
 )
+from alloykit.comparison.table import leaderboard, score_domain
 from alloykit.comparison.wording import SPACE
 from alloykit.errors import DataError, OutputExists
 from alloykit.types import Interval, Row
@@ -161,6 +162,71 @@ def test_table_has_headers_that_sort_and_say_so(page):
     assert sum(a.get("scope") == "row" for t, a in parsed.elements if t == "th") == 18 + 4 + 4
 
 
+def test_what_decides_stands_left_of_the_other_metrics():
+    table = leaderboard(sample())
+    assert [name for name, _ in table.groups] == [
+        "Validation chose", "Test reports", "Cost", "Test, other metrics",
+    ]  # fmt: skip
+    assert [column.title for column in table.columns][4:7] == ["Time", "Size", "Log loss"]
+
+
+def test_notes_are_footnotes_each_said_once():
+    rows = [
+        replace(done("a", "weights", 0.9, 0.3, 0, 1), notes=("second of two", "fitted here")),
+        replace(done("b", "weights", 0.95, 0.3, 0, 1), notes=("fitted here",)),
+        done("c", "weights", 0.8, 0.3, 0, 1),
+    ]
+    data = sample(rows=tuple(rows), best_single="", recommendation="")
+    table = leaderboard(data)
+    assert table.notes == ("Fitted here.", "Second of two.")
+    assert [(line.row.candidate, line.notes) for line in table.lines] == [
+        ("b", (1,)), ("a", (1, 2)), ("c", ()),
+    ]  # fmt: skip
+    text = render_report(data)
+    assert text.count("</sup>Fitted here.</li>") == 1
+    links = [a for t, a in Page(text).elements if t == "a" and "note-" in a.get("href", "")]
+    assert [a["href"] for a in links] == ["#note-1", "#note-1", "#note-2"]
+    assert links[0]["aria-label"] == "Note 1: Fitted here."
+    assert {a.get("id") for _, a in Page(text).elements} >= {"note-1", "note-2"}
+
+
+def test_without_notes_there_is_no_list_of_them():
+    rows = tuple(replace(row, notes=()) for row in sample().rows)
+    assert 'class="notes"' not in render_report(sample(rows=rows))
+
+
+def test_axis_of_a_share_ends_within_nothing_and_all():
+    rows = [done(n, "member", v, 0.3, 0, 1) for n, v in (("a", 0.999), ("b", 0.998))]
+    assert score_domain(sample(rows=tuple(rows)), rows)[1] == 1.0
+    losses = [replace(row, test={"log_loss": 1.5}, intervals={}) for row in rows]
+    data = sample(rows=tuple(losses), metric="log_loss", higher_is_better=False)
+    assert score_domain(data, losses)[1] > 1.5
+
+
+def test_axis_follows_the_better_half():
+    good = [done(f"g{i}", "soup", 0.95 + 0.001 * i, 0.3, 0, 1) for i in range(8)]
+    bad = [done(f"b{i}", "soup", 0.1 + 0.1 * i, 0.3, 0, 1) for i in range(8)]
+    data = sample(rows=(*good, *bad), best_single="g0", recommendation="g7")
+    assert score_domain(data, [*bad, *good])[0] > 0.9
+    data = replace(data, best_single="b3")
+    assert score_domain(data, [*bad, *good])[0] < 0.4
+
+
+def test_reason_keeps_numbers_with_their_units():
+    text = render_report(
+        sample(recommendation_reason="It gains 3.1 points (95 % sure, p < 0.001).")
+    )
+    assert f"It gains 3.1{SPACE}points (95{SPACE}% sure, p{SPACE}&lt;{SPACE}0.001)." in text
+
+
+def test_barriers_speak_of_errors_only_where_there_are_some(page):
+    assert "Loss and wrong predictions on the straight line" in page
+    assert "</i>wrong predictions" in page
+    bare = render_report(sample(barriers=tuple(replace(b, errors=None) for b in sample().barriers)))
+    assert "The loss on the straight line" in bare
+    assert "wrong predictions" not in bare.lower()
+
+
 def test_every_drawing_has_words(page):
     for tag, attrs in Page(page).elements:
         if tag == "svg":
@@ -269,7 +335,7 @@ def test_contradictions_are_all_listed():
     data = sample(
         rows=(row, row), best_single="gone", recommendation="a", metric="f2",
         agreement=Agreement(("a", "b"), ((1.0, 0.5),)),
-        barriers=(Barrier("a", "b", (0.0, 1.0), (1.0,)),),
+        barriers=(Barrier("a", "b", (0.0, 1.0), (1.0,), errors=(0.1, 0.2, 0.3)),),
     )  # fmt: skip
     with pytest.raises(DataError) as caught:
         render_report(data)
@@ -278,6 +344,7 @@ def test_contradictions_are_all_listed():
         "best_single: 'gone' is not among the finished rows",
         "metric: 'f2' is not among metrics",
         "barrier a - b: 1 losses for 2 alphas",
+        "barrier a - b: 3 errors for 2 alphas",
         "agreement: the matrix is not 2 x 2",
     ):
         assert line in str(caught.value)

@@ -186,9 +186,7 @@ def test_too_few_or_too_many_members(count, method, says):
 
 
 def test_a_missing_base_is_said():
-    with pytest.raises(
-        MissingInput, match=r"interpolate needs a base, and none was given\. Pass b"
-    ):
+    with pytest.raises(MissingInput, match="interpolate needs a base, and none was given"):
         plan_merge([checkpoint("a")], "interpolate")
 
 

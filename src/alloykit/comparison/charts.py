@@ -154,7 +154,7 @@ def _level_lines(canvas: Canvas, axes: Axes, vertical: str) -> None:
     axes.spines["left"].set_visible(False)
     axes.set_ylabel(canvas.write(vertical))
     # Tick labels differ in width: without a fixed place the names of both axes would not align.
-    axes.yaxis.set_label_coords(8 / canvas.width, 0.5, transform=_across(canvas, axes))
+    axes.yaxis.set_label_coords(15 / canvas.width, 0.5, transform=_across(canvas, axes))
 
 
 def _across(canvas: Canvas, axes: Axes) -> Transform:
@@ -164,8 +164,8 @@ def _across(canvas: Canvas, axes: Axes) -> Transform:
 
 def _name_the_ends(canvas: Canvas, axes: Axes, barrier: Barrier) -> None:
     labels = {
-        0: canvas.write(shortened(barrier.first, 16)),
-        1: canvas.write(shortened(barrier.second, 16)),
+        0: canvas.write(shortened(barrier.first, 14)),
+        1: canvas.write(shortened(barrier.second, 14)),
     }
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: labels.get(value, "halfway")))
     axes.xaxis.get_major_ticks()[0].label1.set_horizontalalignment("left")

@@ -109,8 +109,9 @@ def _better(winner: Row, thrifty: Row | None, single: Row, words: _Words) -> str
         else ""
     )
     parts = [
-        f"On validation it {words.gains(chosen_for)} over {single.candidate}, the best single "
-        f"member. Test {verdict} it: {words.difference(gain)}{p_value}."
+        f"On validation it {words.gains(chosen_for)} over {single.candidate},",
+        "the best single member.",
+        f"Test {verdict} it: {words.difference(gain)}{p_value}.",
     ]
     if _passes(winner) > 1:
         parts.append(f"It runs {_passes(winner)} models per prediction.")
