@@ -13,7 +13,7 @@ from torch import nn
 import alloykit
 from alloykit.training.loop import fit
 
-NETS = '''
+NETS = """
 from torch import nn
 
 def small(width=8, slope=0.0):
@@ -27,7 +27,7 @@ def four_classes():
 
 def value():
     return nn.Linear(2, 1)
-'''
+"""
 
 
 def blobs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

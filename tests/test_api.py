@@ -12,7 +12,6 @@ from safetensors import safe_open
 from torch import nn
 
 import alloykit
-from alloykit import api
 from alloykit.errors import (
     CheckpointError,
     InvalidParameter,
@@ -45,8 +44,15 @@ def test_every_public_name_is_there_and_every_verb_is_documented():
         alloykit.averge  # noqa: B018
 
 
-VERBS = [api.merge, api.average, api.interpolate, api.soup, api.inspect, api.diagnose,
-         api.save_checkpoint]  # fmt: skip
+VERBS = [
+    alloykit.merge,
+    alloykit.average,
+    alloykit.interpolate,
+    alloykit.soup,
+    alloykit.inspect,
+    alloykit.diagnose,
+    alloykit.save_checkpoint,
+]
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
@@ -165,7 +171,7 @@ def test_a_soup_of_nothing():
 def test_unknown_methods_are_suggested():
     with pytest.raises(UnknownName, match="Did you mean 'linear'"):
         alloykit.merge(states(), "linaer")
-    with pytest.raises(UnknownName, match="There is no soup 'greedi'. Did you mean 'greedy'"):
+    with pytest.raises(UnknownName, match=r"There is no soup 'greedi'\. Did you mean 'greedy'"):
         alloykit.soup([norm_net(0), norm_net(1)], "greedi", validation=DATA)
 
 

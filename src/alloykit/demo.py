@@ -123,7 +123,7 @@ def skewed_partitions(
     random = np.random.default_rng(seed)
     while True:
         rows: list[list[int]] = [[] for _ in range(parts)]
-        for label in labels.unique().tolist():
+        for label in np.unique(labels.numpy()).tolist():
             members = random.permutation(np.flatnonzero(labels.numpy() == label))
             shares = random.dirichlet([concentration] * parts)
             cuts = (np.cumsum(shares)[:-1] * len(members)).astype(int)

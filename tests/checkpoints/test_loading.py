@@ -90,7 +90,7 @@ def test_everything_that_does_not_fit_is_listed_and_nothing_is_copied():
 
 
 def test_imaginary_parts_are_not_dropped():
-    with pytest.raises(CheckpointError, match="   checkpoint: torch.complex64"):
+    with pytest.raises(CheckpointError, match=r"   checkpoint: torch\.complex64"):
         load_state(nn.Linear(1, 1, bias=False), {"weight": torch.ones(1, 1, dtype=torch.complex64)})
 
 

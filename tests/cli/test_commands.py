@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import run
 from safetensors import safe_open
 from safetensors.torch import load_file
-from study_files import small_net, trained, write_study
 
 import alloykit
+from command_line import run
+from study_files import small_net, trained, write_study
 
 Capture = pytest.CaptureFixture[str]
 

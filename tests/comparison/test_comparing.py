@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from study_files import blobs, small_net, trained
 from torch import nn
 
 import alloykit
@@ -18,6 +17,7 @@ from alloykit.comparison import trial as trial_module
 from alloykit.comparison.comparing import Comparison
 from alloykit.errors import AlloyError, DataError, DataLeak, OutputExists, UnknownName
 from alloykit.evaluation.metrics import METRICS
+from study_files import blobs, small_net, trained
 
 Data = tuple[np.ndarray, np.ndarray]
 
@@ -161,7 +161,9 @@ def test_test_labels_choose_nothing(members: dict[str, nn.Module]) -> None:
     test_inputs, labels = blobs(300, 11)
     honest = compare(members, candidates=["average", "linear", "greedy"])
     shuffled = np.random.default_rng(1).permutation(labels)
-    other = compare(members, test=(test_inputs, shuffled), candidates=["average", "linear", "greedy"])
+    other = compare(
+        members, test=(test_inputs, shuffled), candidates=["average", "linear", "greedy"]
+    )
     assert honest.recommendation.candidate == other.recommendation.candidate
     assert honest.best_single == other.best_single
     for one, two in zip(honest.rows, other.rows, strict=True):
@@ -217,7 +219,11 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(
     assert not set(tried) & set(kept)
     assert [row.candidate for row in resumed.rows] == [row.candidate for row in whole.rows]
     for one, two in zip(resumed.rows, whole.rows, strict=True):
-        assert (one.test, one.validation, one.improvement) == (two.test, two.validation, two.improvement)
+        assert (one.test, one.validation, one.improvement) == (
+            two.test,
+            two.validation,
+            two.improvement,
+        )
     assert (tmp_path / "report.html").exists()
 
 
@@ -303,7 +309,10 @@ def test_own_metric_with_its_direction(members: dict[str, nn.Module]) -> None:
 
 def test_overlap_is_refused_dropped_or_said(members: dict[str, nn.Module]) -> None:
     inputs, labels = blobs(300, 11)
-    leaky = (np.concatenate([inputs[:30], blobs(100, 10)[0]]), np.concatenate([labels[:30], blobs(100, 10)[1]]))
+    leaky = (
+        np.concatenate([inputs[:30], blobs(100, 10)[0]]),
+        np.concatenate([labels[:30], blobs(100, 10)[1]]),
+    )
     with pytest.raises(DataLeak, match="30 of 300"):
         compare(members, validation=leaky)
     dropped = compare(members, validation=leaky, on_overlap="drop", candidates=["average"])
@@ -315,7 +324,7 @@ def test_overlap_is_refused_dropped_or_said(members: dict[str, nn.Module]) -> No
 def test_unknown_candidates_and_rows_are_named(members: dict[str, nn.Module]) -> None:
     with pytest.raises(UnknownName, match="average"):
         compare(members, candidates=["avrage"])
-    with pytest.raises(UnknownName, match="no finished candidate|No finished candidate"):
+    with pytest.raises(UnknownName, match="No finished candidate"):
         compare(members, candidates=["average"])["interpolate"]
 
 
@@ -328,3 +337,11 @@ def test_members_without_a_common_output_are_refused() -> None:
 def test_every_metric_of_the_task_is_reported(found: Comparison) -> None:
     shown = set(found["vote"].row.test)
     assert shown == {name for name, m in METRICS.items() if "classification" in m.tasks}
+
+
+def test_the_callers_modules_keep_their_flags(members: dict[str, nn.Module]) -> None:
+    trainable = {name: small_net() for name in ("a", "b")}
+    compare(trainable, candidates=["average", "linear", "learned"])
+    for net in trainable.values():
+        assert net.training
+        assert all(parameter.requires_grad for parameter in net.parameters())

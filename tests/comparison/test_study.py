@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from study_files import write_study
 
 from alloykit.comparison.study import check_study, prepare, read_study, study_schema
 from alloykit.errors import InvalidStudy
+from study_files import write_study
 
 GOOD = {
     "architecture": "nets:small",
@@ -81,9 +81,7 @@ def test_hostile_yaml_is_refused(text: str, said: str, tmp_path: Path) -> None:
         read_study(path)
 
 
-def test_paths_are_relative_to_the_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_are_relative_to_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = write_study(tmp_path)
     monkeypatch.chdir("/")
     setting = prepare(read_study(study), study.parent)
@@ -92,8 +90,9 @@ def test_paths_are_relative_to_the_study(
 
 
 def test_an_exported_program_is_an_architecture(tmp_path: Path) -> None:
-    import alloykit
     import torch
+
+    import alloykit
     from study_files import blobs, small_net
 
     study_path = write_study(tmp_path)

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command_line import run
 from safetensors.torch import load_file, save_file
-from study_files import blobs, small_net, write_study
 from torch import nn
 
 import alloykit
+from command_line import run
+from study_files import blobs, small_net, write_study
 
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 HEAD = """# What bad input gets
@@ -77,18 +77,36 @@ def _pickle(folder: Path) -> list[Any]:
             return (os.system, (f"touch {folder / 'ran'}",))
 
     torch.save({"w": torch.zeros(2), "extra": Payload()}, folder / "evil.pth")
-    return ["average", folder / "evil.pth", folder / "a.safetensors", "-o", folder / "out.safetensors"]
+    return [
+        "average",
+        folder / "evil.pth",
+        folder / "a.safetensors",
+        "-o",
+        folder / "out.safetensors",
+    ]
 
 
 def _truncated(folder: Path) -> list[Any]:
     whole = (folder / "a.safetensors").read_bytes()
     (folder / "short.safetensors").write_bytes(whole[:-10])
-    return ["average", folder / "a.safetensors", folder / "short.safetensors", "-o", folder / "out.safetensors"]
+    return [
+        "average",
+        folder / "a.safetensors",
+        folder / "short.safetensors",
+        "-o",
+        folder / "out.safetensors",
+    ]
 
 
 def _existing(folder: Path) -> list[Any]:
     (folder / "out.safetensors").write_bytes(b"precious")
-    return ["average", folder / "a.safetensors", folder / "b.safetensors", "-o", folder / "out.safetensors"]
+    return [
+        "average",
+        folder / "a.safetensors",
+        folder / "b.safetensors",
+        "-o",
+        folder / "out.safetensors",
+    ]
 
 
 def _over_input(folder: Path) -> list[Any]:

@@ -54,7 +54,7 @@ def test_alpha_must_be_finite(alpha):
 
 
 def test_without_a_base_it_says_what_to_pass():
-    with pytest.raises(MissingInput, match="no base was given. Pass base="):
+    with pytest.raises(MissingInput, match=r"no base was given\. Pass base="):
         interpolate().merge(group(None, torch.ones(1)), None)
 
 

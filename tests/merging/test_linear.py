@@ -6,6 +6,7 @@ import torch
 
 from alloykit.errors import InvalidParameter
 from alloykit.merging.linear import linear
+from alloykit.registry import merge_methods
 from alloykit.types import TensorGroup
 
 
@@ -50,6 +51,4 @@ def test_it_takes_no_parameters():
     with pytest.raises(TypeError):
         linear(alpha=1)
     with pytest.raises(InvalidParameter, match="linear has no parameter 'alpha'"):
-        from alloykit.registry import merge_methods
-
         merge_methods.build("linear", alpha=1)

@@ -191,7 +191,7 @@ def test_a_state_of_another_sort_or_another_model_is_refused():
 def test_a_state_with_other_buffers_is_refused():
     one = StochasticWeightAverage(nn.BatchNorm1d(2), buffers="average")
     one.update()
-    with pytest.raises(CheckpointError, match="buffers='average', and this .* buffers='copy'"):
+    with pytest.raises(CheckpointError, match=r"buffers='average', and this .* buffers='copy'"):
         StochasticWeightAverage(nn.BatchNorm1d(2)).load_state_dict(one.state_dict())
 
 

@@ -12,7 +12,7 @@ from alloykit.cli.console import Json, Overwrite, TrustPickle, print_json, print
 
 def average(
     models: Annotated[
-        list[str], typer.Argument(help="Checkpoints: .safetensors, .pt, .npz, or folders of shards.")
+        list[str], typer.Argument(help="Checkpoints: .safetensors, .pt, .npz, folders of shards.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .safetensors file to write.")],
     weights: Annotated[
@@ -20,7 +20,7 @@ def average(
     ] = None,
     recency: Annotated[
         float | None,
-        typer.Option(help="Weigh by recency, models oldest first: each DECAY times the next newer."),
+        typer.Option(help="Weigh by recency, oldest first: each DECAY times the next newer one."),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse weights that do not sum to one.")

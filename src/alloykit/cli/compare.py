@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,8 +39,8 @@ def compare(
 ) -> None:
     """Try every way of combining that applies, and say which is worth shipping."""
     from alloykit.comparison.comparing import run_comparison
-    from alloykit.errors import OutputExists
     from alloykit.comparison.study import output_folder, prepare, read_study, study_schema
+    from alloykit.errors import OutputExists
 
     if schema:
         print_json(study_schema())
@@ -57,9 +58,8 @@ def compare(
             setting, wanted=only or read.candidates, folder=folder, overwrite=overwrite,
             progress=tell,
         )  # fmt: skip
-    report = found.report(
-        folder / "report.html", command=f"alloykit compare {study}", study=str(study), overwrite=True
-    )
+    command = f"alloykit compare {shlex.quote(str(study))}"
+    report = found.report(folder / "report.html", command=command, study=str(study), overwrite=True)
     saved = None
     if save is not None:
         known = {row.candidate for row in found.rows if row.status == "done"}

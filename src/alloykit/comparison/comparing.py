@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+import shlex
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -217,7 +218,7 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
 
 
 def _member_facts(setting: Setting) -> list[Mapping[str, Any]]:
-    facts = []
+    facts: list[Mapping[str, Any]] = []
     for member in setting.members:
         specs = member.checkpoint.specs().values()
         distinct = {(spec.place, spec.shape): spec for spec in specs}.values()
@@ -240,7 +241,8 @@ def _member_facts(setting: Setting) -> list[Mapping[str, Any]]:
 def _how_to(row: Row, study: str) -> str:
     suffix = suffix_of(row.recipe)
     if study:
-        return f"alloykit compare {study} --only '{row.candidate}' --save 'model{suffix}'"
+        name = shlex.quote(row.candidate)
+        return f"alloykit compare {shlex.quote(study)} --only {name} --save model{suffix}"
     return f"comparison['{row.candidate}'].save('model{suffix}')"
 
 

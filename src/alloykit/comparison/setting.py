@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -192,6 +193,18 @@ class Setting:
             "seed": self.seed,
             "resamples": self.resamples,
         }
+
+
+def frozen_view(module: nn.Module) -> nn.Module:
+    """A copy of the module that shares its tensors, in eval mode, with nothing to train.
+
+    Combining freezes its members; the caller's module keeps its flags and can be trained on.
+    """
+    shared: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()
+    }
+    shared |= {id(buffer): buffer for buffer in module.buffers()}
+    return copy.deepcopy(module, shared).eval()
 
 
 def digest_of(fingerprint: Mapping[str, Any]) -> str:

@@ -98,6 +98,15 @@ class Study(Strict):
     trust_pickle: bool = Field(False, description="Open .pt files that refer to unknown classes.")
 
 
+SECTIONS: Mapping[object, type[BaseModel]] = {
+    "members": MemberSpec,
+    "data": DataSpec,
+    "train": SplitSpec,
+    "validation": SplitSpec,
+    "test": SplitSpec,
+}
+
+
 def output_folder(study: Study, path: Path) -> Path:
     """Where the rows and the report of a study file go."""
     return path.parent / (study.output or f"{path.stem}-output")
@@ -277,7 +286,5 @@ def _said(mistake: Any) -> str:
 def _known_keys(place: tuple[Any, ...]) -> list[str]:
     model: type[BaseModel] = Study
     for part in place:
-        model = {"members": MemberSpec, "data": DataSpec}.get(
-            part, SplitSpec if part in ("validation", "test", "train") else model
-        )
+        model = SECTIONS.get(part, model)
     return list(model.model_fields)

@@ -166,9 +166,8 @@ def draws(examples: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64
 
 def count_blocks(examples: int, resamples: int, seed: int) -> Iterator[Array]:
     """How often every example is drawn in every resample, in blocks [resample, example]."""
-    small = examples * resamples <= KEPT
-    blocks = _kept_counts(examples, resamples, seed) if small else _counts(examples, resamples, seed)
-    for counts in blocks:
+    counted = _kept_counts if examples * resamples <= KEPT else _counts
+    for counts in counted(examples, resamples, seed):
         yield counts.astype(np.float64)
 
 

@@ -265,7 +265,7 @@ class StochasticWeightAverage(RunningAverage):
         self._tensors: dict[str, Tensor] = {}
 
     def _take(self, current: Mapping[str, Tensor]) -> None:
-        _lerp(self._tensors, current, 1 / (self.updates + 1), rounded=True)
+        _lerp(self._tensors, current, 1 / (self.updates + 1))
 
     def _average(self) -> Mapping[str, Tensor]:
         return self._tensors
@@ -326,28 +326,16 @@ class LastKAverage(RunningAverage):
         self._snapshots = deque((_clones(s) for s in state["averages"]), maxlen=self.k)
 
 
-def _lerp(
-    averages: dict[str, Tensor],
-    current: Mapping[str, Tensor],
-    weight: float,
-    *,
-    rounded: bool = False,
-) -> None:
-    """Move each average towards the current tensor by ``weight``; the first time, copy it.
-
-    With ``rounded`` the weight is rounded to float32 for all but double-precision tensors, as
-    torch's own SWA does, which keeps its count in a tensor.
-    """
+def _lerp(averages: dict[str, Tensor], current: Mapping[str, Tensor], weight: float) -> None:
+    """Move each average towards the current tensor by ``weight``; the first time, copy it."""
     if not averages:
         averages.update({n: t.to(compute_dtype(t.dtype), copy=True) for n, t in current.items()})
         return
     kept = [averages[name] for name in current]
     new = [tensor.to(averages[name]) for name, tensor in current.items()]
-    single = float(torch.tensor(weight, dtype=torch.float32)) if rounded else weight
     for dtype in dict.fromkeys(tensor.dtype for tensor in kept):
         chosen = [i for i, tensor in enumerate(kept) if tensor.dtype == dtype]
-        by = weight if dtype in (torch.float64, torch.complex128) else single
-        torch._foreach_lerp_([kept[i] for i in chosen], [new[i] for i in chosen], by)
+        torch._foreach_lerp_([kept[i] for i in chosen], [new[i] for i in chosen], weight)
 
 
 def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
