@@ -345,3 +345,26 @@ def test_the_callers_modules_keep_their_flags(members: dict[str, nn.Module]) -> 
     for net in trainable.values():
         assert net.training
         assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_a_base_serves_the_members_that_have_its_tensors(members: dict[str, nn.Module]) -> None:
+    found = compare(members, base=trained(0), candidates=["interpolate", "interpolation"])
+    rows = {row.candidate: row for row in found.rows}
+    assert rows["interpolate (base to tune1)"].status == "done"
+    sweep = rows["interpolation soup (base to tune1)"]
+    trials = sweep.recipe["chosen_by"]["trials"]
+    assert max(t["accuracy"] for t in trials) == pytest.approx(sweep.validation["accuracy"])
+    other = rows["interpolate (base to other)"]
+    assert (other.status, "tensors of the base" in other.reason) == ("skipped", True)
+
+
+def test_ordered_members_are_weighed_by_recency(members: dict[str, nn.Module]) -> None:
+    three = {name: members[name] for name in ("tune3", "tune1", "tune2")}
+    found = compare(three, ordered=True, candidates=["exponential"])
+    merged = found["exponential"].model().state_dict()
+    weights = np.array([0.81, 0.9, 1.0]) / 2.71
+    for name, tensor in merged.items():
+        expected = sum(
+            w * m.state_dict()[name] for w, m in zip(weights, three.values(), strict=True)
+        )
+        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)

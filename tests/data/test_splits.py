@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from alloykit.data.examples import as_examples, check_splits, from_arrays
+from alloykit.data.examples import as_examples, from_arrays
+from alloykit.data.splits import check_splits
 from alloykit.errors import DataError, DataLeak, InvalidParameter
 
 

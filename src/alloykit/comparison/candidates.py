@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from alloykit.checkpoints.matching import match
 from alloykit.comparison.setting import Setting
 from alloykit.errors import UnknownName, did_you_mean
 from alloykit.registry import Entry, ensemble_rules, merge_methods, soups
@@ -133,8 +134,13 @@ def _one_by_one(
         yield Candidate(name, family, entry.name, why_not=why_not)
         return
     for member in setting.members:
+        fits = setting.base is None or match([setting.base, member.checkpoint]).same
         yield Candidate(
-            f"{name} (base to {member.name})", family, entry.name, members=(member.name,)
+            f"{name} (base to {member.name})",
+            family,
+            entry.name,
+            members=(member.name,),
+            why_not="" if fits else f"{member.name} does not have the tensors of the base.",
         )
 
 

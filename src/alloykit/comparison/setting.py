@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +181,7 @@ class Setting:
     def fingerprint(self) -> dict[str, Any]:
         """What identifies this comparison: a resumed run must have the same."""
         return {
+            "alloykit": metadata.version("alloykit"),
             "members": {member.name: member.digest for member in self.members},
             "validation": self.validation.digest,
             "test": self.test.digest,
@@ -205,11 +205,6 @@ def frozen_view(module: nn.Module) -> nn.Module:
     }
     shared |= {id(buffer): buffer for buffer in module.buffers()}
     return copy.deepcopy(module, shared).eval()
-
-
-def digest_of(fingerprint: Mapping[str, Any]) -> str:
-    """A short digest of a fingerprint."""
-    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def source_of(model: Any) -> str:

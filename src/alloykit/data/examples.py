@@ -13,11 +13,8 @@ from torch import Tensor
 from alloykit.data import batches as batch_of
 from alloykit.data.batches import Batch, Inputs
 from alloykit.data.loaders import reader
-from alloykit.data.splits import check_splits
 from alloykit.errors import DataError, InvalidParameter
 from alloykit.types import Split
-
-__all__ = ["Examples", "as_examples", "check_splits", "from_arrays"]
 
 
 class Examples:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from alloykit.data.examples import Examples
 from alloykit.errors import DataError, DataLeak, InvalidParameter, listing
 from alloykit.types import Task
-
-if TYPE_CHECKING:
-    from alloykit.data.examples import Examples
 
 IGNORED = -100
 """The target of a token that is not scored, as in torch's cross-entropy."""
