@@ -86,8 +86,8 @@ def table(result: dict, seed: int) -> str:
     head = (
         "# Four CNNs on skewed partitions of Fashion-MNIST\n\n"
         f"Made by `benchmarks/fashion_partitions.py --seed {seed}` through `alloykit compare`, "
-        f"torch {torch.__version__.partition('+')[0]}.\nAccuracy in percent; the gain is over the best "
-        "single member on test, paired, with its 95 % interval.\n\n"
+        f"torch {torch.__version__.partition('+')[0]}.\nAccuracy in percent; the gain is over the "
+        "best single member on test, paired, with its 95 % interval.\n\n"
         "| candidate | validation | test | gain | log loss | ECE | models run |\n"
         "|---|---:|---:|---:|---:|---:|---:|\n"
     )

@@ -274,6 +274,13 @@ def test_the_page_never_scrolls_sideways(visit, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_long_title_does_not_squeeze_the_button(visit, tmp_path):
+    data = sample(title="Four models of two architectures, trained on skewed partitions")
+    wide = visit().locator("#theme").bounding_box()
+    narrow = visit(write_report(data, tmp_path / "long.html"), width=NARROW)
+    assert narrow.locator("#theme").bounding_box()["height"] == wide["height"]
+
+
 def test_it_can_be_read_without_script(visit):
     page = visit(java_script_enabled=False)
     assert len(names(page)) == 18
