@@ -16,36 +16,28 @@ _HOMES = {
     "ExponentialMovingAverage": "alloykit.training.averages",
     "LastKAverage": "alloykit.training.averages",
     "StochasticWeightAverage": "alloykit.training.averages",
-    "average": "alloykit.api",
-    "compare": "alloykit.api",
-    "diagnose": "alloykit.api",
-    "ensemble": "alloykit.api",
-    "inspect": "alloykit.api",
-    "interpolate": "alloykit.api",
+    "average": "alloykit.api.merging",
+    "compare": "alloykit.api.judging",
+    "diagnose": "alloykit.api.judging",
+    "ensemble": "alloykit.api.ensembling",
+    "inspect": "alloykit.api.judging",
+    "interpolate": "alloykit.api.merging",
     "load_exported": "alloykit.ensembling.exporting",
     "match": "alloykit.checkpoints.matching",
-    "merge": "alloykit.api",
-    "methods": "alloykit.api",
+    "merge": "alloykit.api.merging",
+    "methods": "alloykit.api.judging",
     "open_checkpoint": "alloykit.checkpoints.opening",
-    "save_checkpoint": "alloykit.api",
+    "save_checkpoint": "alloykit.api.merging",
     "save_ensemble": "alloykit.ensembling.exporting",
-    "soup": "alloykit.api",
+    "soup": "alloykit.api.choosing",
     "update_batch_norm": "alloykit.evaluation.batch_norm",
 }
 
 if TYPE_CHECKING:
-    from alloykit.api import (
-        average,
-        compare,
-        diagnose,
-        ensemble,
-        inspect,
-        interpolate,
-        merge,
-        methods,
-        save_checkpoint,
-        soup,
-    )
+    from alloykit.api.choosing import soup
+    from alloykit.api.ensembling import ensemble
+    from alloykit.api.judging import compare, diagnose, inspect, methods
+    from alloykit.api.merging import average, interpolate, merge, save_checkpoint
     from alloykit.checkpoints.matching import match
     from alloykit.checkpoints.opening import open_checkpoint
     from alloykit.comparison.comparing import Comparison

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alloykit.api import compare, save_checkpoint
+from alloykit.api.judging import compare
+from alloykit.api.merging import save_checkpoint
 from alloykit.comparison.comparing import Comparison, Progress
 from alloykit.errors import MissingExtra
 from alloykit.training.loop import fit

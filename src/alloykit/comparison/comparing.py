@@ -181,7 +181,7 @@ def run_comparison(
         setting=setting,
         rows=tuple(rows),
         best_single=reference.name,
-        recommendation=recommend(rows, setting.metric, reference.name),
+        recommendation=recommend(rows, setting.metric, reference.name, examples=len(setting.test)),
         barriers=barriers,
         warnings=(*setting.notes, *_warnings(rows)),
     )
