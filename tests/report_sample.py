@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from alloykit.comparison.report_data import Agreement, Barrier, ReportData
+from alloykit.comparison.report.data import Agreement, Barrier, ReportData
 from alloykit.types import Costs, Interval, Row
 
 EXAMPLES = 2000

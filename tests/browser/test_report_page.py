@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alloykit.comparison.report import write_report
+from alloykit.comparison.report.page import write_report
 from report_sample import MEMBERS, sample
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")

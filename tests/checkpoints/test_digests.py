@@ -43,11 +43,11 @@ def test_provenance_is_json_text_that_does_not_depend_on_order():
         inputs={"b": "sha256:2", "a": "sha256:1"},
         method="ties",
         parameters={"density": 0.2, "a": None},
-        weights=(1, 2),
+        weights={"b": 1, "a": 2},
         notes=["x"],
     )
     assert record["inputs"] == '{"a": "sha256:1", "b": "sha256:2"}'
-    assert record["weights"] == "[1.0, 2.0]"
+    assert record["weights"] == '{"a": 2.0, "b": 1.0}'
     assert record["parameters"] == '{"a": null, "density": 0.2}'
     assert set(record) == {"alloykit", "inputs", "method", "notes", "parameters", "weights"}
     with pytest.raises(ValueError, match="JSON"):

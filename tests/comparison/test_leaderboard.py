@@ -8,13 +8,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from alloykit.comparison import wording
 from alloykit.comparison.leaderboard import (
     leaderboard_records,
     leaderboard_table,
     left_out,
     ranked,
 )
+from alloykit.comparison.report import wording
 from alloykit.types import Interval, Row
 from report_sample import MEMBERS, sample
 

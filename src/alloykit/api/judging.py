@@ -14,7 +14,7 @@ from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.comparison.comparing import Comparison, Progress, run_comparison
 from alloykit.comparison.diagnosis import diagnose_members
 from alloykit.comparison.inspection import Inspection, inspect_checkpoints
-from alloykit.comparison.report_data import Barrier
+from alloykit.comparison.report.data import Barrier
 from alloykit.comparison.setting import Member, Setting, frozen_view, source_of
 from alloykit.comparison.study import default_metric
 from alloykit.data.examples import as_examples

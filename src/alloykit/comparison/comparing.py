@@ -21,8 +21,8 @@ from alloykit.comparison.diagnosis import diagnose_members
 from alloykit.comparison.journal import Journal
 from alloykit.comparison.measuring import Reference, agreement, best_single, measured, metrics_shown
 from alloykit.comparison.recommending import Recommendation, recommend
-from alloykit.comparison.report import write_report
-from alloykit.comparison.report_data import Agreement, Barrier, ReportData
+from alloykit.comparison.report.data import Agreement, Barrier, ReportData
+from alloykit.comparison.report.page import write_report
 from alloykit.comparison.setting import Setting
 from alloykit.comparison.trial import try_candidate
 from alloykit.errors import UnknownName, did_you_mean

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from alloykit.comparison.report_data import Barrier
+from alloykit.comparison.report.data import Barrier
 from alloykit.comparison.setting import Member, Setting
 from alloykit.evaluation.batch_norm import has_batch_norm
 from alloykit.evaluation.metrics import METRICS

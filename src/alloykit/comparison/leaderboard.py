@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from alloykit.comparison import wording
+from alloykit.comparison.report import wording
 from alloykit.types import Row
 
 FAMILIES = ("member", "predictions", "weights", "soup")

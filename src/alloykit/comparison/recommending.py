@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alloykit.comparison import wording
+from alloykit.comparison.report import wording
 from alloykit.evaluation.metrics import Metric
 from alloykit.types import Interval, Row
 

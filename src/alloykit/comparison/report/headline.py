@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alloykit.comparison import wording
 from alloykit.comparison.leaderboard import ranked
-from alloykit.comparison.report_data import ReportData
+from alloykit.comparison.report import wording
+from alloykit.comparison.report.data import ReportData
 from alloykit.types import Interval, Row
 
 SAME = (0.85, 1.18)

@@ -12,11 +12,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from alloykit.checkpoints.writing import atomic_write
-from alloykit.comparison import panels, wording
-from alloykit.comparison.headline import figures, headline
 from alloykit.comparison.leaderboard import FAMILIES, left_out
-from alloykit.comparison.report_data import Agreement, Barrier, ReportData, check
-from alloykit.comparison.table import Leaderboard, leaderboard
+from alloykit.comparison.report import panels, wording
+from alloykit.comparison.report.data import Agreement, Barrier, ReportData, check
+from alloykit.comparison.report.headline import figures, headline
+from alloykit.comparison.report.table import Leaderboard, leaderboard
 
 __all__ = ["Agreement", "Barrier", "ReportData", "render_report", "write_report"]
 
@@ -139,7 +139,7 @@ def _links(data: ReportData, context: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _part(name: str) -> str:
-    return resources.files("alloykit.comparison").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("alloykit.comparison.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(script: str) -> str:

@@ -6,17 +6,17 @@ from html.parser import HTMLParser
 
 import pytest
 
-from alloykit.comparison.headline import cost_phrase, figures, headline
-from alloykit.comparison.panels import member_table
-from alloykit.comparison.report import (
+from alloykit.comparison.report.headline import cost_phrase, figures, headline
+from alloykit.comparison.report.page import (
     Agreement,
     Barrier,
     ReportData,
     render_report,
     write_report,
 )
-from alloykit.comparison.table import leaderboard, score_domain
-from alloykit.comparison.wording import SPACE
+from alloykit.comparison.report.panels import member_table
+from alloykit.comparison.report.table import leaderboard, score_domain
+from alloykit.comparison.report.wording import SPACE
 from alloykit.errors import DataError, OutputExists
 from alloykit.types import Interval, Row
 from report_sample import MEMBERS, done, sample

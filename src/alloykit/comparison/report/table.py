@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from alloykit.comparison import wording
 from alloykit.comparison.leaderboard import ranked
-from alloykit.comparison.ranges import Domain, focus, range_svg
-from alloykit.comparison.report_data import ReportData
+from alloykit.comparison.report import wording
+from alloykit.comparison.report.data import ReportData
+from alloykit.comparison.report.ranges import Domain, focus, range_svg
 from alloykit.types import Interval, Row
 
 

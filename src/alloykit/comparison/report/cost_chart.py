@@ -9,10 +9,10 @@ from itertools import pairwise
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator
 
-from alloykit.comparison import wording
-from alloykit.comparison.placing import GAP, Box, place_labels
-from alloykit.comparison.ranges import Domain, outside
-from alloykit.comparison.svg import CARD, INK, SERIES, SOFT, Canvas, drawing, shortened
+from alloykit.comparison.report import wording
+from alloykit.comparison.report.placing import GAP, Box, place_labels
+from alloykit.comparison.report.ranges import Domain, outside
+from alloykit.comparison.report.svg import CARD, INK, SERIES, SOFT, Canvas, drawing, shortened
 
 # Colour and shape say the same, for those who do not tell the colours apart and for print.
 FAMILY_STYLE = {

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from alloykit.comparison import charts, cost_chart, wording
 from alloykit.comparison.leaderboard import ranked
-from alloykit.comparison.ranges import Domain
-from alloykit.comparison.report_data import ReportData
+from alloykit.comparison.report import charts, cost_chart, wording
+from alloykit.comparison.report.data import ReportData
+from alloykit.comparison.report.ranges import Domain
 from alloykit.types import Row
 
 OTHERS = 4

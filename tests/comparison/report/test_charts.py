@@ -5,12 +5,12 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-from alloykit.comparison.charts import barrier_curve, barrier_domain, error_top, reliability
-from alloykit.comparison.cost_chart import CostAxis, Point, ScoreAxis, pareto, scatter
-from alloykit.comparison.placing import Place, place_labels
-from alloykit.comparison.ranges import focus, outside, range_svg
-from alloykit.comparison.report_data import Barrier
-from alloykit.comparison.svg import CARD, GRID, INK, SERIES, SOFT, Canvas, drawing, shortened
+from alloykit.comparison.report.charts import barrier_curve, barrier_domain, error_top, reliability
+from alloykit.comparison.report.cost_chart import CostAxis, Point, ScoreAxis, pareto, scatter
+from alloykit.comparison.report.data import Barrier
+from alloykit.comparison.report.placing import Place, place_labels
+from alloykit.comparison.report.ranges import focus, outside, range_svg
+from alloykit.comparison.report.svg import CARD, GRID, INK, SERIES, SOFT, Canvas, drawing, shortened
 from alloykit.types import Interval
 from report_sample import done
 

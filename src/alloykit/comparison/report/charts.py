@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from matplotlib.transforms import Transform, blended_transform_factory
 
-from alloykit.comparison import wording
-from alloykit.comparison.ranges import Domain
-from alloykit.comparison.report_data import Barrier
-from alloykit.comparison.svg import CARD, SERIES, SOFT, Canvas, drawing, shortened
+from alloykit.comparison.report import wording
+from alloykit.comparison.report.data import Barrier
+from alloykit.comparison.report.ranges import Domain
+from alloykit.comparison.report.svg import CARD, SERIES, SOFT, Canvas, drawing, shortened
 
 
 def reliability(bins: Sequence[tuple[float, float, int]], *, name: str, title: str) -> str:
