@@ -48,7 +48,11 @@ docs: $(VENV)/ready-check ## build the documentation site, every warning an erro
 bench: $(VENV)/ready-check ## run the benchmarks; DATA=FOLDER holds fashion-mnist/
 	$(BIN)/python benchmarks/batched_members.py
 	$(BIN)/python benchmarks/weight_solvers.py
-	$(BIN)/python benchmarks/fashion_partitions.py $(if $(DATA),--data $(DATA)/fashion-mnist)
+ifdef DATA
+	$(BIN)/python benchmarks/fashion_partitions.py --data $(DATA)/fashion-mnist
+else
+	@echo 'benchmarks/fashion_partitions.py needs its data: make bench DATA=FOLDER'
+endif
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) site dist .cache alloykit-demo

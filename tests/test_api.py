@@ -241,3 +241,15 @@ class Odd:
 def test_dtypes_that_cannot_be_averaged_in_are_refused():
     with pytest.raises(InvalidParameter, match="must be floating point or complex"):
         alloykit.average(states(), dtype=torch.int8)
+
+
+def test_a_calibrated_vote_keeps_the_winner_and_mends_the_confidence():
+    torch.manual_seed(0)
+    members = [nn.Linear(2, 3), nn.Linear(2, 3), nn.Linear(2, 3)]
+    inputs = torch.randn(200, 2)
+    data = (inputs, members[0](inputs).argmax(1))
+    plain = alloykit.ensemble(members, "vote")
+    mended = alloykit.ensemble(members, "calibrated", of="vote", validation=data)
+    assert torch.equal(plain(inputs).argmax(1), mended(inputs).argmax(1))
+    loss = [nn.functional.nll_loss(model(inputs), data[1]) for model in (plain, mended)]
+    assert loss[1] < loss[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +174,29 @@ def test_unforeseen_errors_end_with_one_and_debug_shows_them(
 
     with pytest.raises(ZeroDivisionError, match="planted"):
         main(["methods", "--debug"])
+
+
+def test_inspect_says_which_match_among_themselves(
+    pair: list[Path], tmp_path: Path, capsys: Capture
+) -> None:
+    wide = [tmp_path / "w1.safetensors", tmp_path / "w2.safetensors"]
+    for path in wide:
+        alloykit.save_checkpoint(small_net(width=9), path)
+    data = json.loads(run(capsys, ["inspect", pair[0], wide[0], pair[1], wide[1], "--json"]).out)
+    assert data["groups"] == [["a", "b"], ["w1", "w2"]]
+    assert [(p["first"], p["second"]) for p in data["pairs"]] == [("a", "b"), ("w1", "w2")]
+    assert "a and b; w1 and w2" in data["verdict"]
+    assert data["combinable"] is False
+
+
+def test_warnings_are_said_in_one_line(tmp_path: Path, capsys: Capture) -> None:
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for path in paths:
+        alloykit.save_checkpoint(torch.nn.BatchNorm1d(3), path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        said = run(capsys, ["average", *paths, "-o", tmp_path / "out.safetensors", "--json"])
+    assert said.code == 0
+    assert json.loads(said.out)["method"] == "linear"
+    assert said.err.startswith("alloykit: BatchNorm statistics were averaged")
+    assert "UserWarning" not in said.err

@@ -22,7 +22,7 @@ from alloykit.data.splits import OnOverlap, check_splits
 from alloykit.errors import MissingInput
 from alloykit.evaluation.metrics import Metric, metric
 from alloykit.execution.members import open_members
-from alloykit.registry import ensemble_rules, merge_methods, soups
+from alloykit.registry import Entry, ensemble_rules, merge_methods, soups
 from alloykit.types import Task
 
 
@@ -166,12 +166,17 @@ def methods() -> list[dict[str, str]]:
             "name": entry.name,
             "summary": entry.summary,
             "parameters": ", ".join(str(parameter) for parameter in entry.parameters.values()),
-            "needs": ", ".join(sorted(entry.contract.get("needs", ()))),
+            "needs": ", ".join(_needs(entry)),
             "paper": str(entry.contract.get("paper", "")),
         }
         for registry in (merge_methods, ensemble_rules, soups)
         for entry in registry.entries()
     ]
+
+
+def _needs(entry: Entry) -> list[str]:
+    needs = set(entry.contract.get("needs", ()))
+    return sorted(needs | ({"validation"} if entry.contract.get("fits") else set()))
 
 
 def _members(models: Models, architecture: Callable[[], nn.Module] | None) -> list[Member]:

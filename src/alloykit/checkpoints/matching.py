@@ -95,6 +95,27 @@ Stores = Mapping[str, Mapping[str, TensorSpec]]
 """Label of a checkpoint -> its specs."""
 
 
+def matching_groups(checkpoints: Sequence[Checkpoint]) -> list[list[int]]:
+    """Positions of the checkpoints that match among themselves, in the order of their firsts.
+
+    Example:
+        >>> from alloykit.checkpoints.memory import MemoryCheckpoint
+        >>> import torch
+        >>> a, b, c = (MemoryCheckpoint({n: torch.ones(2)}) for n in ("w", "v", "w"))
+        >>> matching_groups([a, b, c])
+        [[0, 2], [1]]
+    """
+    groups: list[list[int]] = []
+    for position, checkpoint in enumerate(checkpoints):
+        for group in groups:
+            if match([checkpoints[group[0]], checkpoint]).same:
+                group.append(position)
+                break
+        else:
+            groups.append([position])
+    return groups
+
+
 def _labels(ids: Sequence[str]) -> list[str]:
     """The ids, shortened, and numbered where two are alike."""
     short = [shown(i) if len(i) <= LONGEST_LABEL else f"{shown(i)[:LONGEST_LABEL]}…" for i in ids]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 
 import typer
@@ -42,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
     try:
-        app(given, prog_name="alloykit")
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            app(given, prog_name="alloykit")
     except AlloyError as error:
         _fail(error, given, debug, error.exit_code)
     except KeyboardInterrupt:
@@ -50,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(INTERRUPTED)
     except Exception as error:
         _fail(error, given, debug, 1)
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"alloykit: {message}", file=sys.stderr)
 
 
 def _fail(error: Exception, given: Sequence[str], debug: bool, code: int) -> None:

@@ -9,6 +9,8 @@ import typer
 
 from alloykit.cli.console import Json, Overwrite, TrustPickle, print_json, print_table, progress_bar
 
+SHOWN_DIGEST = 19
+
 
 def average(
     models: Annotated[
@@ -55,7 +57,10 @@ def average(
     if as_json:
         print_json({"output": str(path), **record})
         return
-    rows = [(name, record["weights"][name], digest) for name, digest in record["inputs"].items()]
+    rows = [
+        (name, record["weights"].get(name, 0.0), f"{digest[:SHOWN_DIGEST]}…")
+        for name, digest in record["inputs"].items()
+    ]
     print_table(f"Wrote {path}", ["model", "weight", "digest"], rows)
 
 

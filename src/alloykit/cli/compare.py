@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alloykit.cli.console import Json, Overwrite, print_json, progress_bar
-
-PIPED_WIDTH = 110
+from alloykit.cli.console import Json, Overwrite, console, print_json, progress_bar
 
 if TYPE_CHECKING:
     from alloykit.comparison.comparing import Comparison
@@ -90,15 +87,13 @@ def _as_json(found: Comparison, report: Path, saved: Path | None) -> dict[str, o
 
 def print_leaderboard(found: Comparison) -> None:
     """The leaderboard, what was found between members, and the recommendation."""
-    from rich.console import Console
     from rich.text import Text
 
     from alloykit.comparison.leaderboard import leaderboard_table
 
     metric = found.setting.metric
-    # Where nobody is watching there is no width to respect, and 80 columns fold the names.
-    console = Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
-    console.print(
+    out = console()
+    out.print(
         leaderboard_table(
             found.rows,
             metric.name,
@@ -109,8 +104,8 @@ def print_leaderboard(found: Comparison) -> None:
         )
     )
     for barrier in found.barriers:
-        console.print(Text(f"{barrier.first} – {barrier.second}: {barrier.verdict}"))
+        out.print(Text(f"{barrier.first} – {barrier.second}: {barrier.verdict}"))
     for warning in found.warnings:
-        console.print(Text(f"Warning: {warning}"))
+        out.print(Text(f"Warning: {warning}"))
     ship = Text.assemble("\nShip ", (found.recommendation.candidate, "bold"), ". ")
-    console.print(ship.append(found.recommendation.reason))
+    out.print(ship.append(found.recommendation.reason))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from alloykit.checkpoints.matching import match
+from alloykit.checkpoints.matching import match, matching_groups
 from alloykit.names import takes_maximum
 from alloykit.numerics import is_averaged, same_values, unusable_values
 from alloykit.types import Checkpoint
@@ -51,7 +51,8 @@ class Inspection:
         members: One mapping each: id, tensors, parameters, bytes, dtypes, integer and tied tensors.
         problems: What stands in the way of averaging, one line each.
         notes: What a reader should know and need not mend.
-        pairs: How they relate, two by two; empty where they do not match.
+        pairs: How they relate, two by two; only those that match.
+        groups: Ids of those that match among themselves; one group where all do.
         verdict: The answer in plain words.
     """
 
@@ -59,6 +60,7 @@ class Inspection:
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     pairs: tuple[Pair, ...] = field(default=())
+    groups: tuple[tuple[str, ...], ...] = field(default=())
     verdict: str = ""
 
     @property
@@ -72,22 +74,28 @@ def inspect_checkpoints(
 ) -> Inspection:
     """Describe each checkpoint, list what does not match, and measure how far they are apart.
 
-    Reads each tensor once per pair; memory holds one tensor of each checkpoint at a time.
+    Each tensor is read once; memory holds one tensor of each checkpoint at a time.
     """
     every = [*checkpoints, *([base] if base else [])]
     found = match(every)
     problems = [*found.problems]
+    positions = matching_groups(checkpoints)
     pairs: list[Pair] = []
-    if not problems:
-        pairs, values = _relate(checkpoints, base)
+    for group in positions:
+        alike = [checkpoints[position] for position in group]
+        fits = base is not None and match([base, alike[0]]).same
+        related, values = _relate(alike, base if fits else None)
+        pairs += related
         problems += values
+    groups = tuple(tuple(checkpoints[i].id for i in group) for group in positions)
     notes = [note for c in every for note in getattr(c, "notes", ())]
     return Inspection(
         members=tuple(_described(checkpoint) for checkpoint in checkpoints),
         problems=tuple(problems),
         notes=(*notes, *found.notes),
         pairs=tuple(pairs),
-        verdict=_verdict(problems, pairs, base is not None),
+        groups=groups,
+        verdict=_verdict(problems, pairs, groups, base is not None),
     )
 
 
@@ -193,10 +201,18 @@ def _value_problems(name: str, ids: Sequence[str], tensors: Sequence[Tensor]) ->
     ]
 
 
-def _verdict(problems: Sequence[str], pairs: Sequence[Pair], has_base: bool) -> str:
+def _verdict(
+    problems: Sequence[str],
+    pairs: Sequence[Pair],
+    groups: Sequence[Sequence[str]],
+    has_base: bool,
+) -> str:
     if problems:
+        alike = [" and ".join(group) for group in groups if len(group) > 1]
+        among = f" These match among themselves: {'; '.join(alike)}." if len(groups) > 1 else ""
         return (
-            "Their weights cannot be averaged as they are; what stands in the way is listed. "
+            "Their weights cannot be averaged as they are; what stands in the way is listed."
+            f"{among if alike else ''} "
             "If they predict the same thing, their predictions can be ensembled."
         )
     if pairs and all(pair.identical for pair in pairs):

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from alloykit.checkpoints.digests import content_digest
-from alloykit.checkpoints.matching import match
+from alloykit.checkpoints.matching import matching_groups
 from alloykit.checkpoints.memory import MemoryCheckpoint
 from alloykit.data.examples import Examples
 from alloykit.ensembling.stack import member_stack
@@ -108,15 +108,8 @@ class Setting:
     @cached_property
     def groups(self) -> tuple[tuple[Member, ...], ...]:
         """The members by architecture: those whose tensors match in names, shapes and kinds."""
-        groups: list[list[Member]] = []
-        for member in self.members:
-            for group in groups:
-                if match([group[0].checkpoint, member.checkpoint]).same:
-                    group.append(member)
-                    break
-            else:
-                groups.append([member])
-        return tuple(tuple(group) for group in groups)
+        positions = matching_groups([member.checkpoint for member in self.members])
+        return tuple(tuple(self.members[i] for i in group) for group in positions)
 
     @cached_property
     def validation_predictions(self) -> Predictions:
