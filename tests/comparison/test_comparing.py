@@ -368,3 +368,44 @@ def test_ordered_members_are_weighed_by_recency(members: dict[str, nn.Module]) -
             w * m.state_dict()[name] for w, m in zip(weights, three.values(), strict=True)
         )
         torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_training_inputs_reestimate_where_they_are_given() -> None:
+    torch.manual_seed(0)
+    nets = {name: Other() for name in "ab"}
+    found = compare(nets, train=blobs(64, 33), candidates=["linear"])
+    row = found["linear"].row
+    assert row.recipe["batch_norm"] == "train"
+    merged = found["linear"].model().state_dict()
+    first = (
+        merged["net.0.weight"] @ torch.tensor(blobs(64, 33)[0]).T + merged["net.0.bias"][:, None]
+    )
+    torch.testing.assert_close(merged["net.1.running_mean"], first.mean(dim=1))
+
+
+def test_a_saved_merge_says_how_it_was_made(found: Comparison, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    name = "linear (by accuracy) of tune1, tune2, tune3"
+    path = found[name].save(tmp_path / "merged.safetensors")
+    with safe_open(path, "pt") as file:
+        said = {key: json.loads(value) for key, value in file.metadata().items() if key != "format"}
+    scores = [found[f"tune{n}"].row.validation["accuracy"] for n in (1, 2, 3)]
+    assert said["weights"] == pytest.approx(
+        {f"tune{n}": s / sum(scores) for n, s in zip((1, 2, 3), scores, strict=True)}
+    )
+    assert said["inputs"] == {m.name: m.digest for m in found.setting.members[:3]}
+    assert said["method"] == "linear"
+
+
+def test_a_winner_is_never_written_over_a_member(tmp_path: Path) -> None:
+    start = trained(0)
+    paths = []
+    for seed in (1, 2):
+        paths.append(tmp_path / f"m{seed}.safetensors")
+        alloykit.save_checkpoint(trained(seed, start), paths[-1])
+    before = paths[0].read_bytes()
+    found = compare(paths, architecture=small_net, candidates=["linear"])
+    with pytest.raises(OutputExists, match="input"):
+        found["linear"].save(paths[0], overwrite=True)
+    assert paths[0].read_bytes() == before

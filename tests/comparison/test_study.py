@@ -112,3 +112,22 @@ def test_schema_describes_every_key() -> None:
     schema = study_schema()
     described = [k for k, v in schema["properties"].items() if "description" in v or "$ref" in v]
     assert set(schema["properties"]) - set(described) <= {"data"}
+
+
+def test_every_key_of_a_study_reaches_the_comparison(tmp_path: Path) -> None:
+    from alloykit.checkpoints.digests import content_digest
+    from alloykit.checkpoints.opening import open_checkpoint
+
+    study = write_study(
+        tmp_path, metric="log_loss", base="tune3.safetensors", ordered=True, seed=7, title="T",
+        data={"validation": {"npz": "validation.npz"}, "test": {"npz": "test.npz"},
+              "train": {"npz": "validation.npz", "rows": "0:50"}},
+    )  # fmt: skip
+    setting = prepare(read_study(study), tmp_path)
+    assert (setting.metric.name, setting.ordered, setting.seed) == ("log_loss", True, 7)
+    assert (setting.title, setting.resamples) == ("T", 100)
+    assert setting.batch_norm is not None
+    assert (setting.batch_norm.name, len(setting.batch_norm)) == ("train", 50)
+    assert setting.base is not None
+    given = content_digest(open_checkpoint(tmp_path / "tune3.safetensors"))
+    assert content_digest(setting.base) == given

@@ -23,7 +23,7 @@ from alloykit.checkpoints.writing import write_safetensors
 from alloykit.comparison.setting import Setting
 from alloykit.ensembling.exporting import save_ensemble
 from alloykit.ensembling.module import Ensemble
-from alloykit.errors import InvalidParameter
+from alloykit.errors import InvalidParameter, OutputExists
 from alloykit.evaluation.batch_norm import update_batch_norm
 from alloykit.execution.plan import plan_merge
 from alloykit.execution.run import merge_in_memory
@@ -85,8 +85,10 @@ def save_assembled(
             f"{path.name}: this winner is {holds} and is written as a {wanted} file. "
             f"Name it {path.with_suffix(wanted).name}."
         )
-    model = assemble(recipe, setting)
     inputs = [Path(m.source) for m in setting.members if m.source != "in memory"]
+    if any(path.exists() and source.exists() and path.samefile(source) for source in inputs):
+        raise OutputExists(f"{path} is an input of this comparison. Choose another name.")
+    model = assemble(recipe, setting)
     if isinstance(model, Ensemble):
         save_ensemble(model, path, setting.validation.inputs_sample(), overwrite=overwrite)
         return path
