@@ -212,7 +212,9 @@ class Row:
         improvement: Gain of the main metric over the best single member on test, paired by
             example; positive is better whatever the metric's direction.
         validation_improvement: The same gain on validation; this is what chooses.
-        p_value: Exact McNemar test against the best single member (classification only).
+        p_value: Exact McNemar test against the best single member on test, where the main metric
+            is accuracy.
+        validation_p_value: The same on validation.
         costs: What it takes to keep and run.
         calibration: Bins of the reliability diagram: (mean confidence, accuracy, examples).
         notes: Warnings that a reader must see next to the numbers.
@@ -230,6 +232,7 @@ class Row:
     improvement: Interval | None = None
     validation_improvement: Interval | None = None
     p_value: float | None = None
+    validation_p_value: float | None = None
     costs: Costs | None = None
     calibration: tuple[tuple[float, float, int], ...] = ()
     notes: tuple[str, ...] = ()

@@ -200,3 +200,21 @@ def test_warnings_are_said_in_one_line(tmp_path: Path, capsys: Capture) -> None:
     assert json.loads(said.out)["method"] == "linear"
     assert said.err.startswith("alloykit: BatchNorm statistics were averaged")
     assert "UserWarning" not in said.err
+
+
+def test_a_look_at_one_candidate_keeps_the_report_of_all(tmp_path: Path, capsys: Capture) -> None:
+    study = write_study(tmp_path)
+    assert run(capsys, ["compare", study]).code == 0
+    report = (tmp_path / "study-output" / "report.html").read_bytes()
+    done = run(capsys, ["compare", study, "--only", "vote", "--save", tmp_path / "vote"])
+    assert done.code == 0, done.err
+    assert (tmp_path / "study-output" / "report.html").read_bytes() == report
+    assert (tmp_path / "vote.pt2").exists(), "the ending that fits is added"
+
+
+def test_save_is_refused_before_the_work(tmp_path: Path, capsys: Capture) -> None:
+    study = write_study(tmp_path)
+    for target in (tmp_path / "nowhere" / "x", tmp_path / "x.onnx", study):
+        said = run(capsys, ["compare", study, "--save", target])
+        assert said.code in (2, 4)
+        assert not (tmp_path / "study-output").exists()

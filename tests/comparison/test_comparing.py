@@ -409,3 +409,78 @@ def test_a_winner_is_never_written_over_a_member(tmp_path: Path) -> None:
     with pytest.raises(OutputExists, match="input"):
         found["linear"].save(paths[0], overwrite=True)
     assert paths[0].read_bytes() == before
+
+
+def test_a_member_whose_code_changed_makes_the_rows_stale(tmp_path: Path) -> None:
+    nets = {name: trained(seed) for name, seed in (("a", 1), ("b", 2))}
+    compare(nets, candidates=["average"], output=tmp_path)
+    nets["a"][1].negative_slope = 1.5
+    with pytest.raises(OutputExists, match=r"a scored .* its code has changed"):
+        compare(nets, candidates=["average"], output=tmp_path)
+    fresh = compare(nets, candidates=["average"])
+    again = compare(nets, candidates=["average"], output=tmp_path, overwrite=True)
+    assert [row.test for row in again.rows] == [row.test for row in fresh.rows]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "report.html"])
+def test_other_peoples_files_are_kept(
+    members: dict[str, nn.Module], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(OutputExists, match=name):
+        compare(members, candidates=["average"], output=tmp_path)
+    assert (tmp_path / name).read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_damaged_rows_are_refused_and_can_be_replaced(
+    members: dict[str, nn.Module], tmp_path: Path
+) -> None:
+    compare(members, candidates=["average"], output=tmp_path)
+    for name in ("fingerprint.json", "rows.jsonl"):
+        (tmp_path / name).write_text("{\n")
+        with pytest.raises(OutputExists, match="cannot be read"):
+            compare(members, candidates=["average"], output=tmp_path)
+        compare(members, candidates=["average"], output=tmp_path, overwrite=True)
+
+
+def test_members_cannot_be_named_like_candidates(members: dict[str, nn.Module]) -> None:
+    with pytest.raises(AlloyError, match="names of candidates: vote"):
+        compare({"vote": members["tune1"], "b": members["tune2"]})
+
+
+def test_copies_and_few_examples_are_warned_of(members: dict[str, nn.Module]) -> None:
+    copies = {"a": members["tune1"], "b": members["tune1"], "c": members["tune2"]}
+    found = compare(copies, validation=blobs(50, 10), candidates=["average"])
+    assert "a, b are the same model." in found.warnings
+    assert any("50 validation examples are few" in warning for warning in found.warnings)
+
+
+def test_repairs_of_single_members_are_candidates_of_their_own(found: Comparison) -> None:
+    """What re-estimation or recalibration alone gains must not be credited to combining."""
+    assert found["other (BatchNorm re-estimated)"].row.members == ("other",)
+    alone = found["per_class (tune1 alone)"].row
+    assert alone.members == ("tune1",)
+    assert alone.costs is not None
+    assert alone.costs.forward_passes == 1
+
+
+def test_members_of_one_and_of_two_outputs_are_compared() -> None:
+    torch.manual_seed(0)
+    inputs = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    labels = (inputs[:, 0] > 0).astype(np.int64)
+    nets = {"logit": nn.Linear(2, 1), "squeezed": nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)),
+            "two": nn.Linear(2, 2)}  # fmt: skip
+    found = alloykit.compare(
+        nets, validation=(inputs[:150], labels[:150]), test=(inputs[150:], labels[150:]),
+        resamples=100, candidates=["average", "vote"],
+    )  # fmt: skip
+    assert all(row.status == "done" for row in found.rows)
+    logit = nets["logit"](torch.tensor(inputs[150:])).squeeze(1) > 0
+    expected = float((logit.numpy() == labels[150:]).mean())
+    assert found["logit"].row.test["accuracy"] == pytest.approx(expected)
+
+
+def test_a_member_that_cannot_run_is_named(members: dict[str, nn.Module]) -> None:
+    with pytest.raises(DataError, match="Member broken cannot be run on the validation examples"):
+        compare({"good": members["tune1"], "broken": nn.Linear(5, 3)})

@@ -145,3 +145,11 @@ def test_mcnemar_by_hand():
     # 7 against 1: 2 * (C(8, 0) + C(8, 1)) / 2^8
     assert mcnemar(candidate, reference, targets) == pytest.approx(2 * 9 / 256)
     assert mcnemar(reference, candidate, targets) == pytest.approx(2 * 9 / 256)
+
+
+def test_all_right_is_not_certain():
+    logs = torch.tensor([[0.9, 0.1]] * 10).log()
+    interval = bootstrap("accuracy", logs, torch.zeros(10, dtype=torch.long))
+    # Wilson, by hand: low = n / (n + z²) with z = 1.96.
+    assert interval.low == pytest.approx(10 / (10 + 1.959964**2), abs=1e-6)
+    assert interval.high == pytest.approx(1.0)

@@ -18,7 +18,7 @@ from alloykit.comparison.report.data import Barrier
 from alloykit.comparison.setting import Member, Setting, frozen_view, source_of
 from alloykit.comparison.study import default_metric
 from alloykit.data.examples import as_examples
-from alloykit.data.splits import OnOverlap, check_splits
+from alloykit.data.splits import OnOverlap, check_splits, overlap_notes
 from alloykit.errors import MissingInput
 from alloykit.evaluation.metrics import Metric, metric
 from alloykit.execution.members import open_members
@@ -123,16 +123,11 @@ def compare(
         MissingInput: Fewer than two members.
         DataError: Splits that are empty, overlap or do not fit the task.
     """
-    checked = check_splits(
-        [
-            as_examples(validation, "validation", batch_size=batch_size),
-            as_examples(test, "test", batch_size=batch_size),
-        ],
-        task=task,
-        classes=None,
-        on_overlap=on_overlap,
-    )
-    allowed = "Overlap between the splits was allowed: test results may be too good."
+    given = [
+        as_examples(validation, "validation", batch_size=batch_size),
+        as_examples(test, "test", batch_size=batch_size),
+    ]
+    checked = check_splits(given, task=task, classes=None, on_overlap=on_overlap)
     setting = Setting(
         members=tuple(_members(members, architecture)),
         validation=checked[0],
@@ -147,7 +142,7 @@ def compare(
         seed=seed,
         resamples=resamples,
         title=title,
-        notes=(allowed,) if on_overlap == "allow" else (),
+        notes=overlap_notes(given, checked, on_overlap),
     )
     folder = Path(output) if output is not None else None
     found = run_comparison(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from alloykit.cli.interpolate import interpolate
 from alloykit.cli.methods import methods
 from alloykit.errors import AlloyError
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 app = typer.Typer(
     name="alloykit",
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
+    if arguments is None:
+        # Leaving by an exception lets half-written files be removed; a plain kill does not.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from alloykit.checkpoints.matching import match
 from alloykit.comparison.setting import Setting
-from alloykit.errors import UnknownName, did_you_mean
+from alloykit.errors import InvalidParameter, UnknownName, did_you_mean
+from alloykit.evaluation.batch_norm import has_batch_norm
 from alloykit.registry import Entry, ensemble_rules, merge_methods, soups
 
 Family = Literal["member", "predictions", "weights", "soup"]
@@ -39,12 +40,34 @@ class Candidate:
 
 def all_candidates(setting: Setting) -> list[Candidate]:
     """Members first, then what reuses their predictions, then merges, then soups."""
-    return [
+    every = [
         *(Candidate(m.name, "member", members=(m.name,)) for m in setting.members),
         *(c for entry in ensemble_rules.entries() for c in _ensembles(entry, setting)),
         *(c for entry in merge_methods.entries() for c in _merges(entry, setting)),
         *(c for entry in soups.entries() for c in _soups(entry, setting)),
+        *_repairs(setting),
     ]
+    names = [candidate.name for candidate in every]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidParameter(
+            f"Members cannot have the names of candidates: {', '.join(twice)}. Name them otherwise."
+        )
+    return every
+
+
+def _repairs(setting: Setting) -> Iterator[Candidate]:
+    """What can be gained without combining, so that combining is not credited with it."""
+    if setting.batch_norm is not None:
+        for member in setting.members:
+            if has_batch_norm(member.module):
+                name = f"{member.name} (BatchNorm re-estimated)"
+                yield Candidate(name, "weights", "linear", members=(member.name,))
+    for entry in ensemble_rules.entries():
+        if entry.contract["keeps"] == "nothing" and setting.task in entry.contract["tasks"]:
+            for member in setting.members:
+                name = f"{entry.name} ({member.name} alone)"
+                yield Candidate(name, "predictions", entry.name, members=(member.name,))
 
 
 def chosen_candidates(setting: Setting, wanted: Sequence[str] | None) -> list[Candidate]:

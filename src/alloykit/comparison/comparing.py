@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import platform
 import shlex
 import traceback
@@ -25,8 +26,14 @@ from alloykit.comparison.report.data import Agreement, Barrier, ReportData
 from alloykit.comparison.report.page import write_report
 from alloykit.comparison.setting import Setting
 from alloykit.comparison.trial import try_candidate
-from alloykit.errors import UnknownName, did_you_mean
+from alloykit.errors import OutputExists, UnknownName, did_you_mean
 from alloykit.types import Row
+
+FEW = 100
+"""Below this many validation examples a warning says so."""
+
+STALE = 1e-3
+"""A member's score may move by this much between runs, for another number of threads."""
 
 Progress = Callable[[str, int, int], None]
 """Called before each piece of work with what comes next, how much is done, and of how much."""
@@ -102,8 +109,8 @@ class Comparison:
             )
         return Combination(done[candidate], self.setting)
 
-    def report_data(self, *, command: str = "", study: str = "") -> ReportData:
-        """All that the report shows. ``command`` repeats the comparison, ``study`` is its file."""
+    def report_data(self, *, command: str = "") -> ReportData:
+        """All that the report shows. ``command`` is what repeats the comparison in a shell."""
         setting = self.setting
         splits = [setting.validation, setting.test]
         if setting.batch_norm is not None and setting.batch_norm.name == "train":
@@ -122,7 +129,7 @@ class Comparison:
             members=tuple(_member_facts(setting)),
             agreement=Agreement(setting.test_predictions.members, agreement(setting)),
             barriers=self.barriers,
-            reproduce={r.candidate: _how_to(r, study) for r in self.rows if r.status == "done"},
+            reproduce={r.candidate: _how_to(r, command) for r in self.rows if r.status == "done"},
             command=command or "alloykit.compare(members, validation=..., test=...)",
             environment=_environment(),
             settings={"seed": setting.seed, "resamples": setting.resamples},
@@ -130,12 +137,9 @@ class Comparison:
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
 
-    def report(
-        self, path: str | Path, *, command: str = "", study: str = "", overwrite: bool = False
-    ) -> Path:
+    def report(self, path: str | Path, *, command: str = "", overwrite: bool = False) -> Path:
         """Write the report: one self-contained HTML page."""
-        data = self.report_data(command=command, study=study)
-        return write_report(data, Path(path), overwrite=overwrite)
+        return write_report(self.report_data(command=command), Path(path), overwrite=overwrite)
 
 
 def run_comparison(
@@ -173,6 +177,8 @@ def run_comparison(
         if row is None:
             row = _row(candidate, setting, reference)
             journal.add(row)
+        elif row.family == "member":
+            _require_same(row, setting)
         rows.append(row)
     _tell(progress, "lines between members", total - 1, total)
     barriers = _barriers(setting)
@@ -183,7 +189,7 @@ def run_comparison(
         best_single=reference.name,
         recommendation=recommend(rows, setting.metric, reference.name, examples=len(setting.test)),
         barriers=barriers,
-        warnings=(*setting.notes, *_warnings(rows)),
+        warnings=(*setting.notes, *_warnings(rows, setting)),
     )
 
 
@@ -204,6 +210,18 @@ def _row(candidate: Candidate, setting: Setting, reference: Reference) -> Row:
         return _not_tried(candidate, "failed", f"{type(error).__name__}: {error} ({where})")
 
 
+def _require_same(row: Row, setting: Setting) -> None:
+    """A member whose code has changed since the row was written makes all rows stale."""
+    predictions, metric = setting.validation_predictions, setting.metric
+    outputs = predictions.outputs[predictions.members.index(row.candidate)]
+    now, then = metric.value(outputs, setting.validation.targets), row.validation[metric.name]
+    if not math.isclose(now, then, rel_tol=STALE, abs_tol=STALE):
+        raise OutputExists(
+            f"{row.candidate} scored {then:.4g} in the rows kept there, and {now:.4g} now: its "
+            "code has changed. Choose another output folder, or start anew with --overwrite."
+        )
+
+
 def _not_tried(candidate: Candidate, status: Any, reason: str) -> Row:
     return Row(candidate.name, candidate.family, status, reason=reason, members=candidate.members)
 
@@ -212,9 +230,23 @@ def _barriers(setting: Setting) -> tuple[Barrier, ...]:
     return tuple(diagnose_members(setting))
 
 
-def _warnings(rows: Sequence[Row]) -> list[str]:
+def _warnings(rows: Sequence[Row], setting: Setting) -> list[str]:
+    found = []
+    by_digest: dict[str, list[str]] = {}
+    for member in setting.members:
+        by_digest.setdefault(member.digest, []).append(member.name)
+    for names in by_digest.values():
+        if len(names) > 1:
+            found.append(f"{', '.join(names)} are the same model.")
+    if len(setting.validation) < FEW:
+        found.append(
+            f"{len(setting.validation)} validation examples are few to choose on: "
+            "only large gains can be told from luck."
+        )
     failed = [row.candidate for row in rows if row.status == "failed"]
-    return [f"{len(failed)} candidates failed: {', '.join(failed)}."] if failed else []
+    if failed:
+        found.append(f"{len(failed)} candidates failed: {', '.join(failed)}.")
+    return found
 
 
 def _member_facts(setting: Setting) -> list[Mapping[str, Any]]:
@@ -238,12 +270,11 @@ def _member_facts(setting: Setting) -> list[Mapping[str, Any]]:
     return facts
 
 
-def _how_to(row: Row, study: str) -> str:
+def _how_to(row: Row, command: str) -> str:
     suffix = suffix_of(row.recipe)
-    if study:
-        name = shlex.quote(row.candidate)
-        return f"alloykit compare {shlex.quote(study)} --only {name} --save model{suffix}"
-    return f"comparison['{row.candidate}'].save('model{suffix}')"
+    if command:
+        return f"{command} --only {shlex.quote(row.candidate)} --save model{suffix}"
+    return f"comparison[{row.candidate!r}].save('model{suffix}')"
 
 
 def _environment() -> dict[str, Any]:

@@ -10,10 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from alloykit.checkpoints.writing import atomic_write
 from alloykit.errors import OutputExists, listing
 from alloykit.types import Costs, Interval, Row
 
-ROWS, FINGERPRINT = "rows.jsonl", "fingerprint.json"
+ROWS, FINGERPRINT, REPORT = "rows.jsonl", "fingerprint.json", "report.html"
 
 
 class Journal:
@@ -35,22 +36,16 @@ class Journal:
         self._rows: dict[str, Row] = {}
         if folder is None:
             return
+        if folder.exists() and not folder.is_dir():
+            raise OutputExists(f"{folder} is a file, and the output needs a folder.")
         folder.mkdir(parents=True, exist_ok=True)
-        known = folder / FINGERPRINT
-        before = json.loads(known.read_text()) if known.exists() else None
         now = json.loads(json.dumps(fingerprint))
-        if before is not None and before != now and not overwrite:
-            different = [key for key in now if before.get(key) != now[key]]
-            raise OutputExists(
-                f"{folder} holds the rows of another comparison; it differs in:\n"
-                f"{listing(different)}\n"
-                "Choose another output folder, or start anew there with --overwrite."
-            )
-        if before == now:
-            self._rows = {row.candidate: row for row in _read_rows(folder / ROWS)}
-        else:
+        if not overwrite:
+            self._rows = _resumed(folder, now)
+        if not self._rows:
             (folder / ROWS).unlink(missing_ok=True)
-            known.write_text(json.dumps(now, indent=1))
+            with atomic_write(folder / FINGERPRINT, overwrite=True) as file:
+                file.write(json.dumps(now, indent=1).encode())
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -64,13 +59,42 @@ class Journal:
 
     def add(self, row: Row) -> None:
         """Keep a row; on disk before this returns."""
+        known = self._rows.get(row.candidate) == row
         self._rows[row.candidate] = row
-        if self.folder is None:
+        if self.folder is None or known:
             return
         with (self.folder / ROWS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(to_json(row)) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _resumed(folder: Path, now: Mapping[str, Any]) -> dict[str, Row]:
+    """The rows of an interrupted run of this comparison; OutputExists where it is another one."""
+    if not (folder / FINGERPRINT).exists():
+        others = [name for name in (ROWS, REPORT) if (folder / name).exists()]
+        if others:
+            raise OutputExists(
+                f"{folder} has files that are not of a comparison known here:\n{listing(others)}\n"
+                "Choose another output folder, or replace them with --overwrite."
+            )
+        return {}
+    try:
+        before = json.loads((folder / FINGERPRINT).read_text())
+        rows = _read_rows(folder / ROWS)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise OutputExists(
+            f"The rows in {folder} cannot be read ({error}). "
+            "Choose another output folder, or start anew there with --overwrite."
+        ) from None
+    different = [key for key in now if before.get(key) != now[key]]
+    if different:
+        raise OutputExists(
+            f"{folder} holds the rows of another comparison; it differs in:\n"
+            f"{listing(different)}\n"
+            "Choose another output folder, or start anew there with --overwrite."
+        )
+    return {row.candidate: row for row in rows}
 
 
 def to_json(row: Row) -> dict[str, Any]:

@@ -75,9 +75,10 @@ def measured(candidate: Candidate, trial: Trial, setting: Setting, reference: Re
         validation_improvement=None
         if single
         else _gain(setting, trial.validation, reference.validation, setting.validation.targets),
-        p_value=None
-        if single or setting.task != "classification"
-        else mcnemar(trial.test, reference.test, targets),
+        p_value=None if single else _mcnemar(setting, trial.test, reference.test, targets),
+        validation_p_value=None
+        if single
+        else _mcnemar(setting, trial.validation, reference.validation, setting.validation.targets),
         costs=replace(
             measure(
                 trial.model,
@@ -93,6 +94,13 @@ def measured(candidate: Candidate, trial: Trial, setting: Setting, reference: Re
 
 def _gain(setting: Setting, outputs: Tensor, reference: Tensor, targets: Tensor) -> Interval:
     return improvement(setting.metric, outputs, reference, targets, **_resampling(setting))
+
+
+def _mcnemar(setting: Setting, outputs: Tensor, reference: Tensor, targets: Tensor) -> float | None:
+    """The test is about accuracy, so that it says nothing about any other main metric."""
+    if setting.task != "classification" or setting.metric.name != "accuracy":
+        return None
+    return mcnemar(outputs, reference, targets)
 
 
 def _resampling(setting: Setting) -> Mapping[str, Any]:

@@ -29,8 +29,9 @@ def recommend(
     """Choose among the finished rows by validation alone; test only reports what that is worth.
 
     The best candidate on validation is chosen if its paired gain over the best single member is
-    above zero with its whole interval; of equal ones the cheapest to run. Otherwise the best
-    single member is: a gain that could be luck is not worth several models.
+    above zero with its whole interval, for accuracy by McNemar's exact test as well (the bootstrap
+    is too sure of itself on a handful of examples); of equal ones the cheapest to run. Otherwise
+    the best single member is: a gain that could be luck is not worth several models.
 
     Args:
         rows: All candidates.
@@ -41,15 +42,18 @@ def recommend(
     words = _Words(metric.name, examples)
     done = [row for row in rows if row.status == "done"]
     single = next(row for row in done if row.candidate == best_single)
-    sure = [
-        row for row in done if row.validation_improvement and row.validation_improvement.low > 0
-    ]
+    sure = [row for row in done if _is_sure(row)]
     if not sure:
         return Recommendation(best_single, _nothing_better(done, single, words))
     winner = max(sure, key=lambda row: (_gain(row), -_passes(row)))
     cheaper = [row for row in sure if _passes(row) < _passes(winner)]
     thrifty = max(cheaper, key=_gain, default=None)
     return Recommendation(winner.candidate, _better(winner, thrifty, single, words))
+
+
+def _is_sure(row: Row) -> bool:
+    gain, p_value = row.validation_improvement, row.validation_p_value
+    return gain is not None and gain.low > 0 and (p_value is None or p_value < 1 - gain.level)
 
 
 def _gain(row: Row) -> float:
@@ -102,7 +106,11 @@ class _Words:
 def _better(winner: Row, thrifty: Row | None, single: Row, words: _Words) -> str:
     gain, chosen_for = winner.improvement, winner.validation_improvement
     assert chosen_for is not None
-    verdict = "confirms" if gain is not None and gain.low > 0 else "does not confirm"
+    verdict = "does not confirm"
+    if gain is not None and gain.low > 0:
+        verdict = "confirms"
+    elif gain is not None and gain.high < 0:
+        verdict = "contradicts"
     p_value = (
         f"; McNemar {wording.breaking(wording.p_equation(winner.p_value))}"
         if winner.p_value is not None
@@ -113,11 +121,13 @@ def _better(winner: Row, thrifty: Row | None, single: Row, words: _Words) -> str
         "the best single member.",
         f"Test {verdict} it: {words.difference(gain)}{p_value}.",
     ]
+    if "chosen_by" in winner.recipe:
+        parts.append("It was chosen on these validation examples, which flatters it there.")
     if _passes(winner) > 1:
         parts.append(f"It runs {_passes(winner)} models per prediction.")
     if thrifty is not None:
         parts.append(
-            f"With only {_passes(thrifty)} the best is {thrifty.candidate}: "
+            f"With {_passes(thrifty)} per prediction the best is {thrifty.candidate}: "
             f"{words.difference(thrifty.validation_improvement)} on validation."
         )
     return " ".join(parts)
@@ -133,8 +143,13 @@ def _nothing_better(done: Sequence[Row], single: Row, words: _Words) -> str:
         return f"No way of combining could be tried; {single.candidate} is the best single member."
     # Of equal ones the first by name, which is the one that the leaderboard has on top.
     gain, best = min(tried, key=lambda pair: (-pair[0].value, pair[1]))
+    if gain.high < 0:
+        judged = "which is surely worse"
+    elif gain.low == gain.high == 0:
+        judged = "so that it predicts the same"
+    else:
+        judged = "which may be chance"
     return (
         f"No way of combining is surely better on validation: the best, {best}, "
-        f"{words.gains(gain)}, an interval that includes no gain. "
-        f"Keep {single.candidate}, the best single member."
+        f"{words.gains(gain)}, {judged}. Keep {single.candidate}, the best single member."
     )

@@ -20,7 +20,7 @@ from alloykit.ensembling.stack import member_stack
 from alloykit.errors import DataError, MissingInput, listing
 from alloykit.evaluation.batch_norm import has_batch_norm
 from alloykit.evaluation.metrics import Metric
-from alloykit.evaluation.predicting import detect_kind, predict
+from alloykit.evaluation.predicting import detect_kind, log_probabilities, predict
 from alloykit.types import Checkpoint, Kind, Predictions, Split, Task
 
 
@@ -129,20 +129,26 @@ class Setting:
     def kinds(self) -> Mapping[str, Kind]:
         """Whether each member gives logits, probabilities or values."""
         first = self.validation.take(256)
-        return {m.name: detect_kind(predict(m.module, first), self.task) for m in self.members}
+        return {m.name: detect_kind(_predicted(m, first), self.task) for m in self.members}
 
     def _predictions(self, split: Split) -> Predictions:
         examples = self.examples(split)
-        outputs = [predict(member.module, examples) for member in self.members]
+        outputs = [self._logs(member, examples) for member in self.members]
         self._same_shape(outputs)
         self._labels_in_range(outputs[0], examples)
+        kind: Kind = "values" if self.task == "regression" else "logits"
         return Predictions(
-            outputs=member_stack(outputs, [self.kinds[m.name] for m in self.members], self.task),
-            kind="values" if self.task == "regression" else "logits",
+            outputs=member_stack(outputs, [kind] * len(outputs), self.task),
+            kind=kind,
             members=tuple(member.name for member in self.members),
             targets=examples.targets,
             split=split,
         )
+
+    def _logs(self, member: Member, examples: Examples) -> Tensor:
+        """Log-probabilities; values with one output per example as [example, 1]."""
+        outputs = log_probabilities(_predicted(member, examples), self.kinds[member.name])
+        return outputs.unsqueeze(1) if outputs.dim() == 1 else outputs
 
     def _same_shape(self, outputs: Sequence[Tensor]) -> None:
         shapes = [tuple(output.shape[1:]) for output in outputs]
@@ -186,6 +192,16 @@ class Setting:
             "seed": self.seed,
             "resamples": self.resamples,
         }
+
+
+def _predicted(member: Member, examples: Examples) -> Tensor:
+    """The member's outputs; whatever goes wrong is said with its name."""
+    try:
+        return predict(member.module, examples)
+    except Exception as error:
+        raise DataError(
+            f"Member {member.name} cannot be run on the {examples.name} examples: {error}"
+        ) from error
 
 
 def frozen_view(module: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ from alloykit.data.examples import Examples
 from alloykit.data.importing import import_object
 from alloykit.data.sources import load_split
 from alloykit.data.split_spec import SplitSpec
-from alloykit.data.splits import check_splits
+from alloykit.data.splits import check_splits, overlap_notes
 from alloykit.ensembling.exporting import load_exported
 from alloykit.errors import AlloyError, InvalidStudy, did_you_mean, listing
 from alloykit.evaluation.metrics import metric
@@ -161,8 +161,9 @@ def prepare(study: Study, folder: Path) -> Setting:
         study: The checked study.
         folder: Where its relative paths start, and where its own modules are importable from.
     """
+    chosen = metric(study.metric or default_metric(study.task), task=study.task)
     members = tuple(_member(spec, study, folder) for spec in study.members)
-    splits = _splits(study, folder)
+    splits, notes = _splits(study, folder)
     base = (
         open_checkpoint(folder / study.base, trust_pickle=study.trust_pickle)
         if study.base
@@ -173,18 +174,14 @@ def prepare(study: Study, folder: Path) -> Setting:
         validation=splits["validation"],
         test=splits["test"],
         task=study.task,
-        metric=metric(study.metric or default_metric(study.task), task=study.task),
+        metric=chosen,
         batch_norm=splits.get("train", splits["validation"]),
         base=base,
         ordered=study.ordered,
         seed=study.seed,
         resamples=study.resamples,
         title=study.title,
-        notes=(
-            ("Overlap between the splits was allowed: test results may be too good.",)
-            if study.on_overlap == "allow"
-            else ()
-        ),
+        notes=notes,
     )
 
 
@@ -193,7 +190,7 @@ def default_metric(task: Task) -> str:
     return {"classification": "accuracy", "regression": "rmse", "tokens": "perplexity"}[task]
 
 
-def _splits(study: Study, folder: Path) -> dict[str, Examples]:
+def _splits(study: Study, folder: Path) -> tuple[dict[str, Examples], tuple[str, ...]]:
     given = {
         name: load_split(spec, name, folder, batch_size=study.batch_size)
         for name in ("train", "validation", "test")
@@ -203,7 +200,8 @@ def _splits(study: Study, folder: Path) -> dict[str, Examples]:
     checked = check_splits(
         judged, task=study.task, classes=study.classes, on_overlap=study.on_overlap
     )
-    return {**given, **dict(zip(("validation", "test"), checked, strict=True))}
+    splits = {**given, **dict(zip(("validation", "test"), checked, strict=True))}
+    return splits, overlap_notes(judged, checked, study.on_overlap)
 
 
 def _member(spec: MemberSpec, study: Study, folder: Path) -> Member:

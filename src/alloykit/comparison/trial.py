@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from alloykit.comparison.assembly import assemble
 from alloykit.comparison.candidates import Candidate
 from alloykit.comparison.setting import Setting
+from alloykit.ensembling.module import Ensemble
 from alloykit.ensembling.rule import starting_state
 from alloykit.errors import MissingInput
 from alloykit.evaluation.batch_norm import has_batch_norm
@@ -22,7 +23,7 @@ from alloykit.evaluation.weighting import weights_from_scores
 from alloykit.registry import ensemble_rules, soups
 from alloykit.soups.contract import Choice
 from alloykit.soups.judge import Judge, scored_form
-from alloykit.types import EnsembleRule
+from alloykit.types import EnsembleRule, Split
 
 FOLDS = 5
 
@@ -73,7 +74,7 @@ def _member(candidate: Candidate, setting: Setting) -> Trial:
 
 def _ensemble(candidate: Candidate, setting: Setting) -> Trial:
     rule: EnsembleRule = ensemble_rules.build(candidate.method, **candidate.parameters)
-    stack, targets = setting.validation_predictions.outputs, setting.validation.targets
+    stack, targets = _rows_of(candidate, setting, "validation"), setting.validation.targets
     count = len(candidate.members)
     started = time.perf_counter()
     state = starting_state(rule, count) if rule.fit is None else rule.fit(stack, targets)
@@ -85,21 +86,29 @@ def _ensemble(candidate: Candidate, setting: Setting) -> Trial:
         "members": list(candidate.members),
         "state": {name: tensor.tolist() for name, tensor in state.items()},
     }
-    fitted = rule.fit is not None
+    fitted, model = rule.fit is not None, assemble(recipe, setting)
     weights = state.get("weights")
     return Trial(
         recipe=recipe,
         validation=cross_fitted(rule, stack, targets, setting.seed)
         if fitted
         else rule.combine(stack, state),
-        test=rule.combine(setting.test_predictions.outputs, state),
-        model=assemble(recipe, setting),
+        test=rule.combine(_rows_of(candidate, setting, "test"), state),
+        model=model.without_unused() if isinstance(model, Ensemble) else model,
         forward_passes=count if weights is None else int((weights != 0).sum()),
         fit_seconds=seconds,
         notes=(f"fitted on validation; its validation score is {FOLDS}-fold cross-fitted",)
         if fitted
         else (),
     )
+
+
+def _rows_of(candidate: Candidate, setting: Setting, split: Split) -> Tensor:
+    """The stack of the candidate's members on that split."""
+    predictions = setting.predictions(split)
+    if candidate.members == predictions.members:
+        return predictions.outputs
+    return predictions.outputs[[predictions.members.index(name) for name in candidate.members]]
 
 
 def cross_fitted(rule: EnsembleRule, stack: Tensor, targets: Tensor, seed: int) -> Tensor:

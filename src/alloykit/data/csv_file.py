@@ -69,6 +69,8 @@ def read_csv(
     width = len(rows[0][1])
     _check_widths(file, body, width, delimiter)
     column = _column(file, target, names, width)
+    if header is None and not named:
+        _refuse_likely_header(file, body, column)
     inputs = _inputs(file, body, column, names)
     wanted, class_names = _targets(file, body, column, classes)
     return Table(inputs, wanted, class_names)
@@ -107,6 +109,16 @@ def _has_header(rows: Sequence[tuple[int, list[str]]]) -> bool:
         return True
     second = [_number(cell) is not None for cell in rows[1][1]] if len(rows) > 1 else []
     return any(not above and below for above, below in zip(first, second, strict=False))
+
+
+def _refuse_likely_header(file: Path, body: Sequence[tuple[int, list[str]]], column: int) -> None:
+    """A header of numbers would become an example, and its first cell a class."""
+    first, others = body[0][1][column], {row[column] for _, row in body[1:]}
+    if len(others) > 1 and first not in others and _number(first) is None:
+        raise DataError(
+            f"{file}, line {body[0][0]}: the target {first!r} occurs nowhere else: this may be a "
+            "header. Say header: true, or header: false if it is an example."
+        )
 
 
 def _check_widths(

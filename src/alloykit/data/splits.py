@@ -57,6 +57,20 @@ def check_splits(
     return _without_shared(splits) if on_overlap == "drop" else _disjoint(splits)
 
 
+def overlap_notes(
+    given: Sequence[Examples], checked: Sequence[Examples], on_overlap: OnOverlap
+) -> tuple[str, ...]:
+    """What a report must say of the splits that ``check_splits`` let pass."""
+    if on_overlap == "allow":
+        return ("Overlap between the splits was allowed: test results may be too good.",)
+    lost = [(a.name, len(a) - len(b)) for a, b in zip(given, checked, strict=True)]
+    return tuple(
+        f"{count} examples that are also in a later split were dropped from {name}."
+        for name, count in lost
+        if count
+    )
+
+
 def shared(one: Examples, other: Examples) -> list[int]:
     """Positions of the examples in ``one`` whose inputs also occur in ``other``."""
     known = set(other.digests())

@@ -52,14 +52,15 @@ def member_stack(
         <BLANKLINE>
                 [[-0.6931, -0.6931]]])
     """
-    _require_one_shape(outputs, names or [str(place) for place in range(len(outputs))])
     wide = all(output.dtype == torch.float64 for output in outputs)
     dtype = torch.float64 if wide else torch.float32
     if task == "regression":
-        return torch.stack([output.to(dtype) for output in outputs])
-    rows = [
-        _log_probabilities(output, kind, dtype) for output, kind in zip(outputs, kinds, strict=True)
-    ]
+        flat = {output.ndim for output in outputs} == {1, 2}
+        rows = [o.to(dtype).unsqueeze(1) if flat and o.ndim == 1 else o.to(dtype) for o in outputs]
+    else:
+        pairs = zip(outputs, kinds, strict=True)
+        rows = [_log_probabilities(output, kind, dtype) for output, kind in pairs]
+    _require_one_shape(rows, names or [str(place) for place in range(len(outputs))])
     return torch.stack(rows)
 
 

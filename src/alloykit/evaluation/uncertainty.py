@@ -55,6 +55,8 @@ def bootstrap(
     _check(resamples, level)
     value = chosen.value(outputs, targets)
     (values,) = _resampled(chosen, (outputs,), targets, seed, resamples)
+    if chosen.name == "accuracy" and value in (0.0, 1.0):
+        return _all_alike(value, len(targets), level)
     return _interval(value, values, level)
 
 
@@ -134,6 +136,14 @@ def _interval(value: float, values: Array, level: float) -> Interval:
         return Interval(value, np.nan, np.nan, level)
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high), level)
+
+
+def _all_alike(value: float, examples: int, level: float) -> Interval:
+    """Wilson's interval where all examples are right, or all wrong: resamples have no width."""
+    from scipy.stats import binomtest
+
+    found = binomtest(round(value * examples), examples).proportion_ci(level, method="wilson")
+    return Interval(value, float(found.low), float(found.high), level)
 
 
 def _resampled(

@@ -331,6 +331,11 @@ def _lerp(averages: dict[str, Tensor], current: Mapping[str, Tensor], weight: fl
     if not averages:
         averages.update({n: t.to(compute_dtype(t.dtype), copy=True) for n, t in current.items()})
         return
+    if averages.keys() != current.keys():
+        raise CheckpointError(
+            "The model has other tensors than when its average began: "
+            f"{', '.join(sorted(averages.keys() ^ current.keys()))}. Begin a new average."
+        )
     kept = [averages[name] for name in current]
     new = [tensor.to(averages[name]) for name, tensor in current.items()]
     for dtype in dict.fromkeys(tensor.dtype for tensor in kept):
