@@ -7,6 +7,8 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -25,11 +27,26 @@ app = typer.Typer(
     name="alloykit",
     help="Combine trained PyTorch models, and measure which combination is worth shipping.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     epilog="--json prints machine-readable output, --debug shows tracebacks. "
     "Exit codes: 2 usage, 3 data, 4 checkpoint, 5 environment, 1 anything else.",
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, and stop.")
+    ] = False,
+) -> None:
+    """Combine trained PyTorch models, and measure which combination is worth shipping."""
+    if version:
+        print(f"alloykit {metadata.version('alloykit')}")
+        raise typer.Exit
+
+
 for command in (inspect, average, interpolate, diagnose, compare, methods, demo):
     app.command()(command)
 

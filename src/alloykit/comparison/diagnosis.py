@@ -163,7 +163,7 @@ def _said(curve: Curve) -> str:
             f"A low barrier ({_heights(curve)}): averaging may lose a little; "
             "compare it with the members before you ship it."
         )
-    return f"One basin (barrier {_heights(curve)}): averaging is safe and may help."
+    return f"One basin (barrier {_heights(curve)}): nothing is lost on the way, averaging may help."
 
 
 def _heights(curve: Curve) -> str:

@@ -62,7 +62,7 @@ def leaderboard_table(
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", width=1)
-    table.add_column("candidate", overflow="fold", max_width=NAME_WIDTH)
+    table.add_column("candidate", overflow="fold", min_width=20, max_width=NAME_WIDTH)
     # "valid." chooses and "test" reports: the reader must not take one for the other.
     for title in ("valid.", "test", "gain", "interval", "p", "time"):
         table.add_column(title, justify="right", no_wrap=True)
