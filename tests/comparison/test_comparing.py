@@ -145,6 +145,7 @@ def _loaded(path: Path) -> dict[str, torch.Tensor]:
 def test_fitted_rules_are_scored_cross_fitted_on_validation() -> None:
     """Labels without any relation to the inputs: whatever was fitted cannot really be better."""
     random = np.random.default_rng(0)
+    torch.manual_seed(0)
     noise = {f"n{seed}": small_net().eval() for seed in range(4)}
     validation = blobs(120, 20)[0], random.integers(0, 3, 120)
     test = blobs(2000, 21)[0], random.integers(0, 3, 2000)
@@ -153,7 +154,7 @@ def test_fitted_rules_are_scored_cross_fitted_on_validation() -> None:
     )
     row = found["per_class"].row
     chance = np.log(3)
-    assert row.validation["log_loss"] > chance - 0.02, "the fit's own examples would look better"
+    assert row.validation["log_loss"] > chance, "the fit's own examples would look better"
     assert any("cross-fitted" in note for note in row.notes)
 
 
@@ -415,7 +416,7 @@ def test_a_member_whose_code_changed_makes_the_rows_stale(tmp_path: Path) -> Non
     nets = {name: trained(seed) for name, seed in (("a", 1), ("b", 2))}
     compare(nets, candidates=["average"], output=tmp_path)
     nets["a"][1].negative_slope = 1.5
-    with pytest.raises(OutputExists, match=r"a scored .* its code has changed"):
+    with pytest.raises(OutputExists, match=r"a had accuracy .* its code has changed"):
         compare(nets, candidates=["average"], output=tmp_path)
     fresh = compare(nets, candidates=["average"])
     again = compare(nets, candidates=["average"], output=tmp_path, overwrite=True)
@@ -484,3 +485,70 @@ def test_members_of_one_and_of_two_outputs_are_compared() -> None:
 def test_a_member_that_cannot_run_is_named(members: dict[str, nn.Module]) -> None:
     with pytest.raises(DataError, match="Member broken cannot be run on the validation examples"):
         compare({"good": members["tune1"], "broken": nn.Linear(5, 3)})
+
+
+def test_the_best_single_member_follows_the_metrics_direction(
+    members: dict[str, nn.Module],
+) -> None:
+    found = compare(members, measure="log_loss", candidates=["average"])
+    losses = {n: found[n].row.validation["log_loss"] for n in members}
+    assert found.best_single == min(losses, key=losses.__getitem__)
+    assert len(set(losses.values())) == len(losses)
+
+
+def test_another_order_or_batch_size_is_another_comparison(
+    members: dict[str, nn.Module], tmp_path: Path
+) -> None:
+    compare(members, candidates=["average"], output=tmp_path)
+    turned = dict(reversed(members.items()))
+    with pytest.raises(OutputExists, match="members"):
+        compare(turned, candidates=["average"], output=tmp_path)
+    with pytest.raises(OutputExists, match="batch_norm_batches"):
+        compare(members, candidates=["average"], output=tmp_path, batch_size=20)
+
+
+def test_merged_single_logits_stay_logits() -> None:
+    inputs = np.linspace(-3, 3, 200, dtype=np.float32).reshape(-1, 1)
+    labels = np.random.default_rng(0).integers(0, 2, 200)
+    nets = {"a": nn.Linear(1, 1), "b": nn.Linear(1, 1)}
+    with torch.no_grad():
+        for net, slope in zip(nets.values(), (4.0, -4.0), strict=True):
+            net.weight.fill_(slope)
+            net.bias.fill_(0.4)
+    found = alloykit.compare(
+        nets, validation=(inputs, labels), test=(inputs + 0.01, labels), resamples=100,
+        candidates=["linear"],
+    )  # fmt: skip
+    # The merge says 0.4 for every example: as a logit that is class 1.
+    assert found["linear"].row.test["accuracy"] == pytest.approx((labels == 1).mean())
+
+
+def test_what_was_trained_on_since_is_not_saved(tmp_path: Path) -> None:
+    nets = {"a": trained(1), "b": trained(2)}
+    found = compare(nets, candidates=["linear"])
+    with torch.no_grad():
+        nets["a"][0].weight.add_(1.0)
+    with pytest.raises(AlloyError, match="a changed after the comparison"):
+        found["linear"].save(tmp_path / "x.safetensors")
+
+
+def test_integers_that_differ_cost_the_merges_only(members: dict[str, nn.Module]) -> None:
+    nets = {"a": trained(1), "b": trained(2)}
+    for number, net in enumerate(nets.values()):
+        net.register_buffer("version", torch.tensor(number))
+    found = compare(nets, candidates=["average", "linear"])
+    assert found["average (logits)"].row.status == "done"
+    assert {r.candidate for r in found.rows if r.status == "failed"} == {
+        "linear", "linear (by accuracy)",
+    }  # fmt: skip
+    assert any("version" in warning for warning in found.warnings)
+
+
+def test_float64_data_can_be_compared_and_saved(tmp_path: Path) -> None:
+    inputs, labels = blobs(200, 10)
+    found = compare(
+        {"a": trained(1), "b": trained(2)}, candidates=["average"],
+        validation=(inputs.astype(np.float64), labels),
+    )  # fmt: skip
+    path = found["average (logits)"].save(tmp_path / "both.pt2")
+    assert alloykit.load_exported(path)(torch.tensor(inputs)).shape == (200, 3)

@@ -55,7 +55,7 @@ CHANGES: dict[str, Any] = {
     "test": lambda s: examples(21, "test"),
     "batch_norm": lambda s: examples(22, "train"),
     "base": lambda s: MemoryCheckpoint(small_net().state_dict(), "base"),
-    "metric": lambda s: METRICS["log_loss"],
+    "metric": lambda s: METRICS["f1"],
     "ordered": lambda s: True,
     "seed": lambda s: 1,
     "resamples": lambda s: 101,

@@ -10,13 +10,14 @@ from torch import nn
 from alloykit.api.inputs import (
     named,
 )
+from alloykit.comparison.setting import frozen_view
 from alloykit.data.examples import as_examples
 from alloykit.ensembling.module import Ensemble
 from alloykit.ensembling.rule import build_rule, starting_state
 from alloykit.ensembling.stack import member_stack
 from alloykit.errors import MissingInput
 from alloykit.evaluation.predicting import detect_kind, predict
-from alloykit.types import Task
+from alloykit.types import Kind, Task
 
 
 def ensemble(
@@ -32,7 +33,8 @@ def ensemble(
     """Combine the predictions of models of any architectures into one ``nn.Module``.
 
     Use it when models predict the same thing and share no weights. The members stay frozen and in
-    eval mode. Save the result with ``save_ensemble``; it then loads without their source.
+    eval mode; yours share their tensors with it and keep their own flags. Save the result with
+    ``save_ensemble``; it then loads without their source.
 
     Args:
         members: Modules with a common output, by name or in order.
@@ -53,12 +55,14 @@ def ensemble(
         rule = "weighted" if rule == "average" else rule
         parameters["weights"] = list(weights)
     built = build_rule(rule, task=task, **parameters)
-    state, modules = starting_state(built, len(members)), list(named(members).values())
+    kinds: list[Kind] | None = None
+    modules = {name: frozen_view(module) for name, module in named(members).items()}
+    state = starting_state(built, len(members))
     if built.fit is not None and weights is None:
         if validation is None:
             raise MissingInput(f"The rule {rule} learns from data: pass validation=.")
         examples = as_examples(validation, "validation")
-        outputs = [predict(module, examples) for module in modules]
+        outputs = [predict(module, examples) for module in modules.values()]
         kinds = [detect_kind(output, task) for output in outputs]
         state = built.fit(member_stack(outputs, kinds, task), examples.targets)
-    return Ensemble(named(members), built, state, task=task, batched=batched)
+    return Ensemble(modules, built, state, task=task, kinds=kinds, batched=batched)

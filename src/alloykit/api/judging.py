@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from alloykit.api.inputs import Models, named, opened_base, sources_of
@@ -136,7 +137,10 @@ def compare(
         metric=metric(
             measure or default_metric(task), higher_is_better=higher_is_better, task=task
         ),
-        batch_norm=checked[0] if train is None else as_examples(train, "train"),
+        batch_norm=checked[0]
+        if train is None
+        else as_examples(train, "train", batch_size=batch_size),
+        base_source=source_of(base),
         base=open_checkpoint(base) if base is not None else None,
         ordered=ordered,
         seed=seed,
@@ -185,7 +189,8 @@ def _members(models: Models, architecture: Callable[[], nn.Module] | None) -> li
         )
     found = []
     for checkpoint, source in zip(open_members(models), given, strict=True):
-        module = architecture()
+        with torch.random.fork_rng():
+            module = architecture()
         load_state(module, state_dict(checkpoint))
         found.append(Member(checkpoint.id, module.eval(), source_of(source)))
     return found

@@ -88,7 +88,7 @@ def _check_target(save: Path, overwrite: bool) -> None:
 
 
 def _saved(found: Comparison, only: Sequence[str], save: Path, overwrite: bool) -> Path:
-    known = {row.candidate for row in found.rows if row.status == "done"}
+    known = {row.candidate for row in found.rows}
     chosen = found[only[0]] if len(only) == 1 and only[0] in known else found.best
     target = save if save.suffix else save.with_suffix(chosen.suffix)
     return chosen.save(target, overwrite=overwrite)

@@ -7,7 +7,6 @@ has "rule", "parameters" and the fitted "state"; a merge has "method", "paramete
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,16 +15,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from alloykit.checkpoints.loading import load_state
+from alloykit.checkpoints.digests import content_digest
 from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.checkpoints.provenance import provenance
 from alloykit.checkpoints.writing import write_safetensors
 from alloykit.comparison.setting import Setting
+from alloykit.data.batches import placed
 from alloykit.ensembling.exporting import save_ensemble
 from alloykit.ensembling.module import Ensemble
-from alloykit.errors import InvalidParameter, OutputExists
+from alloykit.errors import CheckpointError, InvalidParameter, OutputExists
 from alloykit.evaluation.batch_norm import update_batch_norm
 from alloykit.execution.plan import plan_merge
+from alloykit.execution.results import in_form_of
 from alloykit.execution.run import merge_in_memory
 from alloykit.registry import ensemble_rules
 
@@ -57,11 +58,28 @@ def assemble(recipe: Mapping[str, Any], setting: Setting) -> nn.Module:
         base=base,
         seed=setting.seed,
     )
-    module = copy.deepcopy(members[0].module)
-    load_state(module, merge_in_memory(plan, checkpoints, base))
+    module: nn.Module = in_form_of(members[0].module, merge_in_memory(plan, checkpoints, base))
     if recipe.get("batch_norm") and setting.batch_norm is not None:
         update_batch_norm(module, setting.batch_norm.batches())
     return module.eval()
+
+
+def _require_unchanged(recipe: Mapping[str, Any], setting: Setting) -> None:
+    """Members share tensors with the caller's modules, which may have been trained on since."""
+    members = [setting.member(name) for name in recipe["members"]]
+    changed = [m.name for m in members if content_digest(m.checkpoint) != m.digest]
+    if changed:
+        raise CheckpointError(
+            f"{', '.join(changed)} changed after the comparison, which is not about these weights "
+            "any more. Compare again, or give the comparison copies."
+        )
+
+
+def _digests(recipe: Mapping[str, Any], setting: Setting) -> dict[str, str]:
+    digests = {name: setting.member(name).digest for name in recipe["members"]}
+    if recipe.get("base") is not None and setting.base is not None:
+        digests["base"] = content_digest(setting.base)
+    return digests
 
 
 def suffix_of(recipe: Mapping[str, Any]) -> str:
@@ -85,12 +103,15 @@ def save_assembled(
             f"{path.name}: this winner is {holds} and is written as a {wanted} file. "
             f"Name it {path.with_suffix(wanted).name}."
         )
-    inputs = [Path(m.source) for m in setting.members if m.source != "in memory"]
+    sources = [*(member.source for member in setting.members), setting.base_source]
+    inputs = [Path(source.partition("#")[0]) for source in sources if source != "in memory"]
     if any(path.exists() and source.exists() and path.samefile(source) for source in inputs):
         raise OutputExists(f"{path} is an input of this comparison. Choose another name.")
+    _require_unchanged(recipe, setting)
     model = assemble(recipe, setting)
     if isinstance(model, Ensemble):
-        save_ensemble(model, path, setting.validation.inputs_sample(), overwrite=overwrite)
+        example = placed(setting.validation.inputs_sample(), model)
+        save_ensemble(model, path, example, overwrite=overwrite)
         return path
     result = open_checkpoint(model)
     write_safetensors(
@@ -98,7 +119,7 @@ def save_assembled(
         result.specs(),
         ((name, result.read(name)) for name in result.specs()),
         metadata=provenance(
-            inputs={name: setting.member(name).digest for name in recipe["members"]},
+            inputs=_digests(recipe, setting),
             method=recipe.get("method", "member"),
             parameters={**recipe.get("parameters", {}), "recipe": json.dumps(recipe)},
             weights=dict(zip(recipe["members"], recipe["weights"], strict=True))

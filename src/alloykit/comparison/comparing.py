@@ -26,7 +26,7 @@ from alloykit.comparison.report.data import Agreement, Barrier, ReportData
 from alloykit.comparison.report.page import write_report
 from alloykit.comparison.setting import Setting
 from alloykit.comparison.trial import try_candidate
-from alloykit.errors import OutputExists, UnknownName, did_you_mean
+from alloykit.errors import AlloyError, OutputExists, UnknownName, did_you_mean
 from alloykit.types import Row
 
 FEW = 100
@@ -181,7 +181,7 @@ def run_comparison(
             _require_same(row, setting)
         rows.append(row)
     _tell(progress, "lines between members", total - 1, total)
-    barriers = _barriers(setting)
+    barriers, unwalked = _barriers(setting)
     _tell(progress, "done", total, total)
     return Comparison(
         setting=setting,
@@ -189,7 +189,7 @@ def run_comparison(
         best_single=reference.name,
         recommendation=recommend(rows, setting.metric, reference.name, examples=len(setting.test)),
         barriers=barriers,
-        warnings=(*setting.notes, *_warnings(rows, setting)),
+        warnings=(*setting.notes, *_warnings(rows, setting), *unwalked),
     )
 
 
@@ -212,13 +212,16 @@ def _row(candidate: Candidate, setting: Setting, reference: Reference) -> Row:
 
 def _require_same(row: Row, setting: Setting) -> None:
     """A member whose code has changed since the row was written makes all rows stale."""
-    predictions, metric = setting.validation_predictions, setting.metric
+    predictions = setting.validation_predictions
     outputs = predictions.outputs[predictions.members.index(row.candidate)]
-    now, then = metric.value(outputs, setting.validation.targets), row.validation[metric.name]
-    if not math.isclose(now, then, rel_tol=STALE, abs_tol=STALE):
+    for metric in metrics_shown(setting):
+        now = metric.value(outputs, setting.validation.targets)
+        then = row.validation.get(metric.name, math.nan)
+        if math.isnan(now) or math.isclose(now, then, rel_tol=STALE, abs_tol=STALE):
+            continue
         raise OutputExists(
-            f"{row.candidate} scored {then:.4g} in the rows kept there, and {now:.4g} now: its "
-            "code has changed. Choose another output folder, or start anew with --overwrite."
+            f"{row.candidate} had {metric.name} {then:.4g} in the rows kept there, and {now:.4g} "
+            "now: its code has changed. Choose another folder, or start anew with --overwrite."
         )
 
 
@@ -226,8 +229,12 @@ def _not_tried(candidate: Candidate, status: Any, reason: str) -> Row:
     return Row(candidate.name, candidate.family, status, reason=reason, members=candidate.members)
 
 
-def _barriers(setting: Setting) -> tuple[Barrier, ...]:
-    return tuple(diagnose_members(setting))
+def _barriers(setting: Setting) -> tuple[tuple[Barrier, ...], tuple[str, ...]]:
+    """The lines between members, or a warning that says why there are none."""
+    try:
+        return tuple(diagnose_members(setting)), ()
+    except AlloyError as error:
+        return (), (f"The lines between members could not be walked: {error}",)
 
 
 def _warnings(rows: Sequence[Row], setting: Setting) -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alloykit.comparison.report.data import Barrier
 from alloykit.comparison.setting import Member, Setting
+from alloykit.data.examples import Examples
 from alloykit.evaluation.batch_norm import has_batch_norm
 from alloykit.evaluation.metrics import METRICS
 from alloykit.execution.plan import plan_merge
@@ -83,10 +84,11 @@ def barrier_between(first: Member, second: Member, setting: Setting) -> Barrier:
     """
     judge = Judge(
         first.module,
-        setting.validation.take(EXAMPLES),
+        _spread(setting.validation),
         setting.metric,
         setting.task,
         batch_norm=setting.batch_norm,
+        kind=setting.kinds[first.name],
     )
     alphas = tuple(index / (POINTS - 1) for index in range(POINTS))
     plain = _curve(first, second, alphas, judge, reestimate=False)
@@ -102,6 +104,12 @@ def barrier_between(first: Member, second: Member, setting: Setting) -> Barrier:
         verdict=verdict(plain, again, batch_norm=has_batch_norm(first.module)),
         errors=(again or plain).errors or None,
     )
+
+
+def _spread(examples: Examples) -> Examples:
+    """At most 2,000 of the examples, evenly spaced: they may be sorted by class."""
+    step = -(-len(examples) // EXAMPLES)
+    return examples if step <= 1 else examples.keep(range(0, len(examples), step))
 
 
 def _curve(

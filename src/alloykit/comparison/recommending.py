@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alloykit.comparison.report import wording
+from alloykit.errors import DataError
 from alloykit.evaluation.metrics import Metric
 from alloykit.types import Interval, Row
 
@@ -41,7 +42,10 @@ def recommend(
     """
     words = _Words(metric.name, examples)
     done = [row for row in rows if row.status == "done"]
-    single = next(row for row in done if row.candidate == best_single)
+    single = next((row for row in done if row.candidate == best_single), None)
+    if single is None:
+        reason = next((row.reason for row in rows if row.candidate == best_single), "")
+        raise DataError(f"The best single member, {best_single}, could not be measured: {reason}")
     sure = [row for row in done if _is_sure(row)]
     if not sure:
         return Recommendation(best_single, _nothing_better(done, single, words))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from alloykit.checkpoints.digests import content_digest
 from alloykit.checkpoints.matching import matching_groups
-from alloykit.checkpoints.memory import MemoryCheckpoint
+from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.data.examples import Examples
 from alloykit.ensembling.stack import member_stack
 from alloykit.errors import DataError, MissingInput, listing
@@ -44,9 +44,9 @@ class Member:
         return type(self.module).__name__
 
     @cached_property
-    def checkpoint(self) -> MemoryCheckpoint:
-        """Its tensors, under its name."""
-        return MemoryCheckpoint(self.module.state_dict(keep_vars=True), id=self.name)
+    def checkpoint(self) -> Checkpoint:
+        """Its tensors, under its name, without a wrapper's prefix."""
+        return open_checkpoint(self.module, name=self.name)
 
     @cached_property
     def digest(self) -> str:
@@ -66,6 +66,7 @@ class Setting:
         metric: The main metric.
         batch_norm: Examples for re-estimating BatchNorm statistics, or None to leave them.
         base: The checkpoint that members were fine-tuned from, where there is one.
+        base_source: The file that the base came from, or "in memory".
         ordered: Whether the members are checkpoints of one run, oldest first.
         seed: Of the bootstrap and of methods that draw random numbers.
         resamples: Bootstrap resamples.
@@ -79,6 +80,7 @@ class Setting:
     metric: Metric
     batch_norm: Examples | None = None
     base: Checkpoint | None = None
+    base_source: str = "in memory"
     ordered: bool = False
     seed: int = 0
     resamples: int = 1000
@@ -181,13 +183,17 @@ class Setting:
         """What identifies this comparison: a resumed run must have the same."""
         return {
             "alloykit": metadata.version("alloykit"),
-            "members": {member.name: member.digest for member in self.members},
+            "members": [[member.name, member.digest] for member in self.members],
             "validation": self.validation.digest,
             "test": self.test.digest,
             "batch_norm": self.batch_norm.digest if self.batch_norm else None,
+            "batch_norm_batches": None
+            if self.batch_norm is None
+            else [len(targets) for _, targets in self.batch_norm.batches()],
             "base": content_digest(self.base) if self.base else None,
             "task": self.task,
             "metric": self.metric.name,
+            "higher_is_better": self.metric.higher_is_better,
             "ordered": self.ordered,
             "seed": self.seed,
             "resamples": self.resamples,

@@ -15,6 +15,7 @@ from torch import nn
 
 from alloykit.checkpoints.loading import load_state, state_dict
 from alloykit.checkpoints.opening import open_checkpoint
+from alloykit.checkpoints.wording import counted
 from alloykit.comparison.setting import Member, Setting
 from alloykit.data.examples import Examples
 from alloykit.data.importing import import_object
@@ -148,7 +149,7 @@ def check_study(content: Mapping[str, Any], *, where: str = "The study") -> Stud
     ]
     if lacking:
         raise InvalidStudy(
-            f"{where} has {len(lacking)} mistakes:\n{listing(lacking)}\n"
+            f"{where} has {counted(len(lacking), 'mistake')}:\n{listing(lacking)}\n"
             "An architecture is package.module:callable, or a .pt2 file of torch.export."
         )
     return study
@@ -177,6 +178,7 @@ def prepare(study: Study, folder: Path) -> Setting:
         metric=chosen,
         batch_norm=splits.get("train", splits["validation"]),
         base=base,
+        base_source=str(folder / study.base) if study.base else "in memory",
         ordered=study.ordered,
         seed=study.seed,
         resamples=study.resamples,

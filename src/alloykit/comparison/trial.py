@@ -18,11 +18,11 @@ from alloykit.ensembling.module import Ensemble
 from alloykit.ensembling.rule import starting_state
 from alloykit.errors import MissingInput
 from alloykit.evaluation.batch_norm import has_batch_norm
-from alloykit.evaluation.predicting import predict
+from alloykit.evaluation.predicting import log_probabilities, predict
 from alloykit.evaluation.weighting import weights_from_scores
 from alloykit.registry import ensemble_rules, soups
 from alloykit.soups.contract import Choice
-from alloykit.soups.judge import Judge, scored_form
+from alloykit.soups.judge import Judge
 from alloykit.types import EnsembleRule, Split
 
 FOLDS = 5
@@ -139,10 +139,12 @@ def _merge(candidate: Candidate, setting: Setting) -> Trial:
     recipe = _merge_recipe(candidate, setting)
     seconds = time.perf_counter() - started
     model = assemble(recipe, setting)
+    # That of the members: a merge of single logits may happen to lie in [0, 1].
+    kind = setting.kinds[candidate.members[0]]
     return Trial(
         recipe=recipe,
-        validation=scored_form(predict(model, setting.validation), setting.task),
-        test=scored_form(predict(model, setting.test), setting.task),
+        validation=log_probabilities(predict(model, setting.validation), kind),
+        test=log_probabilities(predict(model, setting.test), kind),
         model=model,
         forward_passes=1,
         fit_seconds=seconds,
@@ -169,6 +171,7 @@ def _merge_recipe(candidate: Candidate, setting: Setting) -> dict[str, Any]:
         setting.metric,
         setting.task,
         batch_norm=setting.batch_norm,
+        kind=setting.kinds[group[0].name],
     )
     chooser = soups.build(candidate.method, **candidate.parameters)
     choice: Choice = chooser([member.checkpoint for member in group], judge, setting.base)

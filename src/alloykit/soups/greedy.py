@@ -17,8 +17,8 @@ from alloykit.types import Checkpoint
 def greedy(tolerance: float = 0.0) -> Chooser:
     """Add members to a uniform average, best first, keeping those that do not make it worse.
 
-    Use it when some of the members may be bad: the result is never worse on validation than the
-    best single member.
+    Use it when some of the members may be bad: with tolerance 0 the result is never worse on
+    validation than the best single member.
 
     Args:
         tolerance: How much worse, in the metric's unit, a larger soup may be and still be kept;

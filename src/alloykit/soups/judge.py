@@ -32,6 +32,7 @@ class Judge:
         task: How outputs and targets are to be read.
         batch_norm: Examples to re-estimate BatchNorm statistics on before each scoring; None
             leaves the averaged statistics as they are.
+        kind: What the members return; by default found out on the first state that is scored.
     """
 
     def __init__(
@@ -42,13 +43,14 @@ class Judge:
         task: Task,
         *,
         batch_norm: Examples | None = None,
+        kind: Kind | None = None,
     ) -> None:
         self.module = copy.deepcopy(module).eval()
         self.validation = validation
         self.metric = metric
         self.task: Task = task
         self.batch_norm = batch_norm if has_batch_norm(module) else None
-        self._kind: Kind | None = None
+        self._kind = kind
 
     def loaded(self, state: Mapping[str, Tensor], *, reestimate: bool = True) -> nn.Module:
         """The judge's module with this state in it, BatchNorm re-estimated where data was given."""
