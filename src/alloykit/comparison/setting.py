@@ -18,7 +18,6 @@ from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.data.examples import Examples
 from alloykit.ensembling.stack import member_stack
 from alloykit.errors import DataError, MissingInput, listing
-from alloykit.evaluation.batch_norm import has_batch_norm
 from alloykit.evaluation.metrics import Metric
 from alloykit.evaluation.predicting import detect_kind, log_probabilities, predict
 from alloykit.types import Checkpoint, Kind, Predictions, Split, Task
@@ -173,11 +172,6 @@ class Setting:
                 f"The {examples.name} labels go up to {highest}, and the models tell {classes} "
                 f"classes apart (0 to {classes - 1}). Check the labels, or the models."
             )
-
-    @property
-    def reestimates(self) -> bool:
-        """Whether any member has BatchNorm and there is data to re-estimate it on."""
-        return self.batch_norm is not None and any(has_batch_norm(m.module) for m in self.members)
 
     def fingerprint(self) -> dict[str, Any]:
         """What identifies this comparison: a resumed run must have the same."""

@@ -151,8 +151,3 @@ def as_logits(outputs: Tensor, kind: Kind | None) -> Tensor:
     if outputs.dim() == 1 or outputs.shape[1:] == (1,):
         return logs - (1 - outputs.float()).clamp_min(torch.finfo(torch.float32).tiny).log()
     return logs
-
-
-def scored_form(outputs: Tensor, task: Task) -> Tensor:
-    """What metrics score: log-probabilities, or values for regression."""
-    return log_probabilities(outputs, detect_kind(outputs, task))
