@@ -7,12 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from alloykit.data.splits import IGNORED
 from alloykit.errors import DataError, listing
 from alloykit.evaluation.predicting import LOWEST, SMALLEST
 from alloykit.types import Kind, Task
-
-IGNORED = -100
-"""The target that PyTorch and Hugging Face use for positions that do not count."""
 
 BLOCK = 1 << 21
 """Float64 numbers held at a time where the whole stack is passed over."""

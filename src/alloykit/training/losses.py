@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alloykit.data.splits import IGNORED
 from alloykit.types import Task
-
-IGNORED = -100
 
 
 def task_loss(outputs: Tensor, targets: Tensor, task: Task) -> Tensor:
