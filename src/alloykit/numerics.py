@@ -96,6 +96,30 @@ def normalised(
     return tuple(share / total for share in shares)
 
 
+def factors(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
+    """Mixing weights that are used as they are: any finite numbers, one each where none are given.
+
+    Raises:
+        InvalidWeights: Wrong count, NaN, infinite, or all zero.
+
+    Example:
+        >>> factors([1, -0.5], 2), factors(None, 2)
+        ((1.0, -0.5), (1.0, 1.0))
+    """
+    given = [1.0] * count if weights is None else [float(weight) for weight in weights]
+    wrong = []
+    if len(given) != count:
+        wrong.append(f"{len(given)} weights for {count} models")
+    wrong += [f"weight {i + 1} is {w}" for i, w in enumerate(given) if not math.isfinite(w)]
+    if given and not any(given):
+        wrong.append("all weights are zero")
+    if wrong:
+        raise InvalidWeights(
+            f"These weights cannot be used:\n{listing(wrong)}\nGive one finite number per model."
+        )
+    return tuple(given)
+
+
 def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Σ wᵢ·xᵢ for weights that sum to one, as the heaviest tensor less weighted differences to it.
 
@@ -113,7 +137,10 @@ def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor
     present = [(tensor, weight) for tensor, weight in zip(tensors, weights, strict=True) if weight]
     heaviest = max(range(len(present)), key=lambda i: present[i][1])
     origin = present.pop(heaviest)[0]
-    total = origin.clone()
+    if not present:
+        return origin.clone()
+    first, weight = present.pop(0)
+    total = torch.sub(origin, origin - first, alpha=weight)
     for tensor, weight in present:
         total.sub_(origin - tensor, alpha=weight)
     return total

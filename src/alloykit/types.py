@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,18 +60,26 @@ class Checkpoint(Protocol):
         """The tensor of that name; with a range, the flat elements ``start`` to ``stop``."""
 
 
+GRAIN = 1 << 16
+"""Elements that surveys see, and random numbers are drawn for, at a time; part of what makes the
+same bits for any block size. Changing it changes what random methods and surveys give."""
+
+
 @dataclass(frozen=True)
 class TensorGroup:
-    """The tensor of one name from every member: all that a merge method sees.
+    """The tensor of one name from every member, or a block of it: all that a merge method sees.
 
     Attributes:
         name: Name of the tensor.
         members: Stable ids, so that randomness never depends on the order of the command line.
-        tensors: One per member, ``[*shape]``, in the compute dtype; read-only by agreement.
+        tensors: One per member, real, in the compute dtype; read-only by agreement. A flat block
+            ``[n]`` for methods of the unit "element", whole slices of the first dimension
+            ``[k, *shape[1:]]`` for "row", and ``[*shape]`` for "tensor".
         weights: One per member.
-        base: The base's tensor ``[*shape]``, or None.
+        base: The base's tensor, shaped like the members', or None.
         stats: Statistics such as "fisher" or "gram", one tensor per member.
         seed: The seed of the merge.
+        start: Position of the first element in the flattened whole tensor.
     """
 
     name: str
@@ -80,12 +89,73 @@ class TensorGroup:
     base: Tensor | None = None
     stats: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     seed: int = 0
+    start: int = 0
 
-    def generator(self, member: str) -> torch.Generator:
-        """A random generator that depends on (seed, tensor name, member id) alone."""
-        text = f"{self.seed}\0{self.name}\0{member}".encode()
-        key = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
-        return torch.Generator().manual_seed(key % (1 << 63))
+    def uniform(self, member: str) -> Tensor:
+        """Numbers in [0, 1), float32, shaped like the tensors, one drawn for each element.
+
+        They depend on (seed, tensor name, member id, position of the element) alone.
+        """
+        like = self.tensors[0]
+        first, last = self.start // GRAIN, -(-(self.start + like.numel()) // GRAIN)
+        grains = [self._grain(member, index) for index in range(first, max(last, first + 1))]
+        drawn = np.concatenate(grains) if len(grains) > 1 else grains[0]
+        offset = self.start - first * GRAIN
+        # 24 bits are what a float32 in [0, 1) holds without rounding up to 1.
+        bits = torch.from_numpy(drawn[offset : offset + like.numel()].view(np.int32) >> 8)
+        return (bits & 0xFFFFFF).to(torch.float32).mul_(2.0**-24).reshape(like.shape)
+
+    def _grain(self, member: str, index: int) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
+        text = f"{self.seed}\0{self.name}\0{member}\0{index}".encode()
+        words = np.frombuffer(hashlib.blake2b(text, digest_size=24).digest(), np.uint64)
+        source = np.random.SFC64(0)
+        # The hash as the state itself: seeding the usual way takes longer than drawing.
+        state = np.append(words, np.uint64(1))
+        source.state = {**source.state, "state": {"state": state}}
+        return source.random_raw(GRAIN // 2).view(np.uint32)
+
+
+class Scan(Protocol):
+    """Whole tensors, walked in blocks before anything is merged: what a survey is given."""
+
+    @property
+    def name(self) -> str:
+        """Name of the tensor, or "" for the whole model."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole tensor; of the whole model ``(numel,)``."""
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Ids of the members."""
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """One per member."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of the merge."""
+
+    @property
+    def numel(self) -> int:
+        """Number of elements of one member."""
+
+    def total(self, statistic: Callable[[TensorGroup], Tensor]) -> Tensor:
+        """Σ over all blocks of ``statistic(block)``, in float64 or int64.
+
+        The blocks, and the order of the sum, are the same for any block size or thread count.
+        Blocks are shaped as the method's unit says ("tensor" walks as "element").
+        """
+
+    def sample(self) -> TensorGroup:
+        """At most 65,536 of the elements, from evenly spaced places, flat; the same every time."""
+
+
+Unit = Literal["element", "row", "tensor"]
+"""The smallest piece that a merge may be given: any flat block, whole slices of the first
+dimension (the whole of a vector), or nothing less than the tensor."""
 
 
 @dataclass(frozen=True)
@@ -96,21 +166,33 @@ class MergeMethod:
         name: Its registered name.
         parameters: What it was built with, so that a worker can rebuild it by name.
         merge: The pure function; its second argument is what ``survey`` returned, or None.
-        needs: Of "base", "fisher", "gram", "validation".
+        needs: Of "base", "fisher", "gram".
+        optional: What it makes use of where it is given.
         members: How many models it takes.
-        elementwise: Whether it may be given blocks of a tensor instead of the whole.
+        unit: The smallest piece that it may be given.
         ordered: Whether the order of the members carries meaning.
-        survey: An earlier pass over the whole model, where one is needed.
+        weights: "shares" that are non-negative and sum to one (uniform by default), or "factors",
+            any finite numbers (1 by default).
+        per_member: Parameters that may be one number or a list with one per member.
+        survey: An earlier pass over what ``scope`` says, where one is needed.
+        scope: Whether the survey goes over one tensor at a time or over the whole model.
+        linear: Whether each element is a sum of the members' own elements, so that what is not
+            finite in any of them shows in it.
     """
 
     name: str
     parameters: Mapping[str, Any]
     merge: Callable[[TensorGroup, Any], Tensor]
-    needs: frozenset[str]
-    members: range
-    elementwise: bool
-    ordered: bool
-    survey: Callable[..., Any] | None = None
+    needs: frozenset[str] = frozenset()
+    optional: frozenset[str] = frozenset()
+    members: range = range(1, 10_000)
+    unit: Unit = "element"
+    ordered: bool = False
+    weights: Literal["shares", "factors"] = "shares"
+    per_member: frozenset[str] = frozenset()
+    survey: Callable[[Scan], Any] | None = None
+    scope: Literal["tensor", "model"] = "tensor"
+    linear: bool = False
 
 
 State = dict[str, Tensor]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import alloykit
-from alloykit.checkpoints.digests import file_digest
+from alloykit.checkpoints.digests import fingerprint
 from alloykit.errors import (
     CheckpointError,
     InvalidParameter,
@@ -209,8 +209,8 @@ def test_counters_take_the_maximum_and_other_unequal_integers_are_all_named():
     other = states()[1] | {"epoch": torch.tensor(4), "position_ids": torch.arange(4) + 1}
     with pytest.raises(CheckpointError) as caught:
         alloykit.average({"a": one, "b": other})
-    assert "epoch   int64 values differ between a and b" in str(caught.value)
-    assert "position_ids   int64 values differ between a and b" in str(caught.value)
+    assert "epoch   b: int64 values differ from a" in str(caught.value)
+    assert "position_ids   b: int64 values differ from a" in str(caught.value)
 
 
 def broken() -> dict[str, Tensor]:
@@ -249,7 +249,7 @@ def test_a_file_comes_with_its_provenance(tmp_path):
     assert json.loads(metadata["method"]) == "linear"
     assert json.loads(metadata["weights"]) == {"m0": 0.25, "m1": 0.25, "m2": 0.5}
     assert json.loads(metadata["inputs"]) == {
-        name: file_digest(model) for name, model in models.items()
+        name: fingerprint(model) for name, model in models.items()
     }
     assert json.loads(metadata["notes"]) == []
 
@@ -397,7 +397,7 @@ def test_weights_that_cannot_be_used(weights, says, tmp_path):
 
 def test_weights_must_sum_to_one_where_asked(tmp_path):
     with pytest.raises(InvalidWeights, match=r"they sum to 1\.2"):
-        alloykit.average(states(), [0.4, 0.4, 0.4], normalize=False)
+        alloykit.average(states(), [0.4, 0.4, 0.4], strict=True)
 
 
 def test_weights_go_by_the_names_of_files_too(tmp_path):
@@ -486,6 +486,6 @@ def test_interpolation_walks_from_base_to_model_and_reads_both_files(tmp_path):
         metadata = file.metadata()
     assert json.loads(metadata["parameters"]) == {"alpha": 0.5}
     assert json.loads(metadata["inputs"]) == {
-        "base": file_digest(models["m0"]),
-        "m1": file_digest(models["m1"]),
+        "base": fingerprint(models["m0"]),
+        "m1": fingerprint(models["m1"]),
     }

@@ -48,6 +48,19 @@ def target_file(output: str | Path) -> Path:
     return target
 
 
+def target_path(output: str | Path, max_shard_size: int | None) -> Path:
+    """The file to write; with shards the folder."""
+    if max_shard_size is None:
+        return target_file(output)
+    target = Path(output).expanduser()
+    if target.suffix == ".safetensors":
+        raise InvalidParameter(
+            f"{output} would be a folder of shards: give it a name without .safetensors, or "
+            "leave out max_shard_size."
+        )
+    return target
+
+
 def files_of(sources: Sequence[Any]) -> list[Path]:
     """The files and folders that models were read from, to be kept from being written over."""
     paths = [str(source) for source in sources if is_path(source)]

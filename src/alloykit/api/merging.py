@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,33 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from alloykit.api.inputs import (
-    Models,
-    files_of,
-    in_order,
-    is_path,
-    named,
-    opened_base,
-    sources_of,
-    target_file,
-)
-from alloykit.checkpoints.digests import content_digest, file_digest
+from alloykit.api.inputs import Models, files_of, named, target_file, target_path
+from alloykit.api.planning import checked_device, executor_named, planned
 from alloykit.checkpoints.opening import open_checkpoint
-from alloykit.checkpoints.provenance import provenance
 from alloykit.checkpoints.writing import write_safetensors
-from alloykit.data.examples import as_examples
-from alloykit.ensembling.stack import member_stack
 from alloykit.errors import InvalidParameter, MissingInput
-from alloykit.evaluation.batch_norm import update_batch_norm
-from alloykit.evaluation.metrics import metric
-from alloykit.evaluation.predicting import detect_kind, predict
-from alloykit.evaluation.weighting import weights_from_scores
-from alloykit.execution.members import open_members, several
-from alloykit.execution.plan import Plan, plan_merge
+from alloykit.execution.limits import Limits, parsed_bytes
+from alloykit.execution.manifest import write_manifest
+from alloykit.execution.members import several
+from alloykit.execution.plan import Plan
 from alloykit.execution.results import in_form_of
-from alloykit.execution.run import Progress as StepProgress
-from alloykit.execution.run import merge_in_memory, merge_to_file
-from alloykit.types import Checkpoint, Task
+from alloykit.execution.run import Progress, merge_in_memory
+from alloykit.execution.to_files import Destination, merge_to_files
+from alloykit.types import Task
 
 
 def merge(
@@ -44,16 +31,26 @@ def merge(
     method: str = "linear",
     *,
     base: Any = None,
-    weights: Sequence[float] | Mapping[str, float] | None = None,
-    normalize: bool = True,
+    weights: Sequence[Any] | Mapping[str, Any] | None = None,
+    strict: bool = False,
     parameters: Mapping[str, Any] | None = None,
-    dtype: torch.dtype | None = None,
+    compat: str | None = None,
+    stats: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | str | None = None,
     seed: int = 0,
     batch_norm: Any = None,
     output: str | Path | None = None,
+    max_shard_size: int | str | None = None,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    executor: str = "local",
+    resume: bool = False,
+    manifest: bool = False,
+    digests: str = "fingerprint",
     overwrite: bool = False,
     trust_pickle: bool = False,
-    progress: StepProgress | None = None,
+    progress: Progress | None = None,
 ) -> Any:
     """Merge models into one by any registered merge method.
 
@@ -63,17 +60,34 @@ def merge(
         method: Registered name; ``alloykit.methods()`` lists them.
         base: The model that they were fine-tuned from, for methods that need one; others leave
             it alone.
-        weights: One non-negative number per model, in their order or by name; None is uniform.
-        normalize: Divide the weights by their sum; False refuses weights that do not sum to one.
-        parameters: The method's own parameters.
+        weights: One number per model, in their order or by name. Methods that average divide
+            them by their sum; those that add task vectors use them as they are. None is uniform.
+        strict: Refuse weights of an average that do not sum to one, instead of dividing.
+        parameters: The method's own parameters. A value may differ by tensor: a mapping from glob
+            to value, or a ``Gradient`` over the layers.
+        compat: "mergekit" for the formulas of mergekit where they differ from the papers'.
+        stats: Kind of statistics ("fisher", "gram") -> one file per model, in their order;
+            ``alloykit.stats`` makes them.
         dtype: Output dtype of averaged tensors; by default the models' own.
         seed: For methods that draw random numbers.
         batch_norm: Data to re-estimate BatchNorm statistics on, for modules: anything that
             ``compare`` takes as a split. Without it a warning says that they were averaged.
-        output: A ``.safetensors`` file to write, with provenance, instead of returning tensors.
+        output: A ``.safetensors`` file to write, with provenance, instead of returning tensors;
+            with ``max_shard_size`` a folder.
+        max_shard_size: Bytes of a shard, such as "5GB".
+        memory: Bytes that the blocks in flight may take, such as "2GB". The result is the same.
+        threads: Number of threads; one a core by default. The result is the same.
+        device: Where to compute: "cpu", or a CUDA device.
+        executor: "local", or "ray" for a Ray cluster that shares the files; writes files only.
+        resume: Continue what a killed run with the same arguments left behind; and keep what an
+            interrupted one leaves.
+        manifest: Write OUTPUT.manifest.json as well: norms, cosines and conflicts of the task
+            vectors, tensor by tensor.
+        digests: What to record of the input files: "fingerprint" (of 1 MiB of each, at no cost)
+            or "sha256" (of all bytes).
         overwrite: Whether an existing output may be replaced.
         trust_pickle: Open pickled checkpoints that refer to unknown classes (nothing is run).
-        progress: Called before every tensor with its name, the number done, and the total.
+        progress: Called with what comes next, how many bytes are done, and how many in all.
 
     Returns:
         What the models are: a module, a state dict, a list of arrays; a state dict for files. The
@@ -82,6 +96,7 @@ def merge(
     Raises:
         MissingInput: No models or one, or no base where one is needed.
         InvalidWeights: Weights that cannot be used.
+        InvalidParameter: Other arguments that cannot be used.
         CheckpointError: Files that cannot be read, models that do not match, NaN inside them.
         OutputExists: The output exists, or is one of the inputs.
 
@@ -89,45 +104,49 @@ def merge(
         >>> merge([{"w": torch.zeros(2)}, {"w": torch.ones(2)}])["w"]
         tensor([0.5000, 0.5000])
     """
-    models = several(models)
-    target = None if output is None else target_file(output)
-    checkpoints = open_members(models, trust_pickle=trust_pickle)
-    origin = opened_base(base, trust_pickle)
-    plan = plan_merge(
-        checkpoints,
-        method,
-        parameters,
-        weights=in_order(weights, checkpoints),
-        strict_weights=not normalize,
-        base=origin,
-        dtype=dtype,
-        seed=seed,
-    )
-    first = sources_of(models)[0]
+    shard_size = parsed_bytes(max_shard_size, "max_shard_size")
+    target = None if output is None else target_path(output, shard_size)
+    job = planned(
+        models, method, base=base, weights=weights, strict=strict, parameters=parameters,
+        compat=compat, stats=stats, dtype=dtype, seed=seed, trust_pickle=trust_pickle,
+    )  # fmt: skip
+    limits = Limits(parsed_bytes(memory, "memory"), threads, device=checked_device(device))
+    first = job.sources[0]
     if batch_norm is None:
-        _warn_of_averaged_statistics(plan)
+        _warn_of_averaged_statistics(job.plan)
     elif not isinstance(first, nn.Module):
         raise MissingInput(
             "Re-estimating BatchNorm runs the model: give modules, or merge without batch_norm "
             "and call alloykit.update_batch_norm on the module that you load the result into."
         )
-    files = files_of([*sources_of(models), base])
-    if target is not None and batch_norm is None:
-        return merge_to_file(
-            plan, checkpoints, target, origin, progress=progress, overwrite=overwrite,
-            inputs=files, metadata=_provenance(plan, models, checkpoints, base, origin),
+    execute = executor_named(executor, job, limits)
+    if target is None or batch_norm is not None:
+        if target is None and (resume or manifest or shard_size or executor != "local"):
+            raise MissingInput(
+                "resume, manifest, max_shard_size and executor are about files: give an output."
+            )
+        tensors = merge_in_memory(
+            job.plan, job.checkpoints, job.origin, stats=job.stats, limits=limits,
+            progress=progress,
         )  # fmt: skip
-    tensors = merge_in_memory(plan, checkpoints, origin, progress=progress)
-    merged = in_form_of(first, tensors)
-    if batch_norm is not None:
-        update_batch_norm(merged, as_examples(batch_norm, "train").batches())
-    if target is None:
-        return merged
-    held = open_checkpoint(merged)
-    write_safetensors(
-        target, plan.specs(), ((name, held.read(name)) for name in tensors), overwrite=overwrite,
-        inputs=files, metadata=_provenance(plan, models, checkpoints, base, origin),
-    )  # fmt: skip
+        merged = in_form_of(first, tensors)
+        if batch_norm is not None:
+            _reestimate(merged, batch_norm)
+        if target is None:
+            return merged
+        held = open_checkpoint(merged)
+        write_safetensors(
+            target, job.plan.specs(), ((name, held.read(name)) for name in tensors),
+            metadata=job.provenance(digests), overwrite=overwrite, inputs=job.files,
+        )  # fmt: skip
+        return target
+    arithmetic = job.arithmetic(limits.device)
+    destination = Destination(
+        target, job.provenance(digests), shard_size, overwrite, resume, job.files, job.identity()
+    )
+    merge_to_files(arithmetic, destination, limits=limits, execute=execute, progress=progress)
+    if manifest:
+        write_manifest(arithmetic, target, overwrite=overwrite)
     return target
 
 
@@ -136,7 +155,10 @@ def average(
     weights: Sequence[float] | Mapping[str, float] | str | None = None,
     *,
     recency: float | None = None,
-    normalize: bool = True,
+    strict: bool = False,
+    last: int | None = None,
+    best: int | None = None,
+    scores: Sequence[float] | None = None,
     validation: Any = None,
     task: Task = "classification",
     **options: Any,
@@ -154,11 +176,13 @@ def average(
             from which the weights are made (see ``evaluation.weighting`` for the map), for
             modules and with ``validation``; None is uniform.
         recency: Weigh by recency instead: each checkpoint ``recency`` times the next newer one.
-        normalize: Divide the weights by their sum; False refuses weights that do not sum to one.
+        strict: Refuse weights that do not sum to one, instead of dividing by the sum.
+        last: Average the last so many models only (checkpoints of one run, oldest first).
+        best: Average only the so many models of the highest ``scores``.
+        scores: One number per model, higher is better: accuracies, or negated losses.
         validation: Data for weights by a metric: anything that ``compare`` takes as a split.
         task: How the outputs are read for weights by a metric.
-        **options: ``dtype``, ``batch_norm``, ``output``, ``overwrite``, ``trust_pickle`` and
-            ``progress`` as in ``merge``.
+        **options: All others as in ``merge``.
 
     Returns:
         As ``merge``.
@@ -179,12 +203,13 @@ def average(
             f"'recency' must be a number in [0, 1]. Got {recency}. (It is the ratio of one "
             "checkpoint's weight to the next newer one's; 1 is the mean.)"
         )
+    models, weights = _kept(models, weights, last, best, scores)
     if isinstance(weights, str):
         weights = _weights_by(weights, models, validation, task)
     if recency is None:
-        return merge(models, "linear", weights=weights, normalize=normalize, **options)
+        return merge(models, "linear", weights=weights, strict=strict, **options)
     return merge(
-        models, "exponential", weights=weights, normalize=normalize,
+        models, "exponential", weights=weights, strict=strict,
         parameters={"decay": recency}, **options,
     )  # fmt: skip
 
@@ -241,6 +266,13 @@ def save_checkpoint(
 
 
 def _weights_by(name: str, models: Models, validation: Any, task: Task) -> list[float]:
+    # What runs models is imported where models are run: files are merged without it.
+    from alloykit.data.examples import as_examples
+    from alloykit.ensembling.stack import member_stack
+    from alloykit.evaluation.metrics import metric
+    from alloykit.evaluation.predicting import detect_kind, predict
+    from alloykit.evaluation.weighting import weights_from_scores
+
     modules = list(named(models).values())
     if validation is None or not all(isinstance(module, nn.Module) for module in modules):
         raise MissingInput(
@@ -253,36 +285,46 @@ def _weights_by(name: str, models: Models, validation: Any, task: Task) -> list[
     return list(weights_from_scores([chosen.value(out, examples.targets) for out in stack], chosen))
 
 
-def _provenance(
-    plan: Plan,
-    models: Models,
-    checkpoints: Sequence[Checkpoint],
-    base: Any,
-    origin: Checkpoint | None,
-) -> dict[str, str]:
-    digests = {
-        checkpoint.id: _digest(checkpoint, source)
-        for checkpoint, source in zip(checkpoints, sources_of(models), strict=True)
-    }
-    if origin is not None and plan.base is not None:
-        digests["base"] = _digest(origin, base)
-    weights: dict[str, float] = {}
-    for name, weight in zip(plan.members, plan.weights, strict=True):
-        weights[name] = weights.get(name, 0.0) + weight  # one model in memory may come twice
-    ordered = plan.build_method().ordered
-    return provenance(
-        inputs=digests,
-        method=plan.method,
-        parameters=plan.parameters,
-        weights=weights,
-        notes=[f"members, oldest first: {', '.join(plan.members)}"] if ordered else [],
-    )
+def _reestimate(module: nn.Module, data: Any) -> None:
+    from alloykit.data.examples import as_examples
+    from alloykit.evaluation.batch_norm import update_batch_norm
+
+    update_batch_norm(module, as_examples(data, "train").batches())
 
 
-def _digest(checkpoint: Checkpoint, source: Any) -> str:
-    if is_path(source) and Path(source).expanduser().is_file():
-        return file_digest(source)
-    return content_digest(checkpoint)
+def _kept(
+    models: Any,
+    weights: Any,
+    last: int | None,
+    best: int | None,
+    scores: Sequence[float] | None,
+) -> tuple[Any, Any]:
+    """The last or the best of the models, in their order, and their weights."""
+    if last is None and best is None:
+        if scores is not None:
+            raise MissingInput("'scores' choose the best models: say how many with best=.")
+        return models, weights
+    if last is not None and best is not None:
+        raise InvalidParameter("Give 'last' or 'best', not both.")
+    count = len(models)
+    wanted = last if last is not None else best
+    assert wanted is not None
+    if not 1 <= wanted <= count:
+        which = "last" if best is None else "best"
+        raise InvalidParameter(f"{which!r} must be between 1 and {count} models. Got {wanted}.")
+    kept = list(range(count - wanted, count))
+    if best is not None:
+        if scores is None or len(scores) != count or any(math.isnan(s) for s in scores):
+            raise MissingInput(f"'best' needs scores=: one number for each of the {count} models.")
+        kept = sorted(sorted(range(count), key=lambda i: -scores[i])[:wanted])
+    if isinstance(models, Mapping):
+        names = list(models)
+        models = {names[i]: models[names[i]] for i in kept}
+    else:
+        models = [models[i] for i in kept]
+    if isinstance(weights, Sequence) and not isinstance(weights, str) and len(weights) == count:
+        weights = [weights[i] for i in kept]
+    return models, weights
 
 
 def _warn_of_averaged_statistics(plan: Plan) -> None:

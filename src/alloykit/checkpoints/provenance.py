@@ -15,6 +15,7 @@ def provenance(
     parameters: Mapping[str, Any],
     weights: Mapping[str, float] | None,
     notes: Sequence[str] = (),
+    recipe: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The record of a combination: every value is JSON, keys are sorted, nothing depends on time.
 
@@ -24,6 +25,7 @@ def provenance(
         parameters: What it was built with.
         weights: Name of each member -> its weight, or None where the method takes none.
         notes: Remarks that a later reader needs.
+        recipe: What makes the same file again from the inputs.
 
     Raises:
         TypeError: A parameter cannot be written as JSON.
@@ -43,6 +45,7 @@ def provenance(
         "notes": list(notes),
         "parameters": dict(parameters),
         "weights": None if weights is None else {m: float(w) for m, w in weights.items()},
+        **({} if recipe is None else {"recipe": dict(recipe)}),
     }
     return {
         key: json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from torch import Tensor
 
-from alloykit.checkpoints.element_types import SAFETENSORS, as_bytes
-from alloykit.checkpoints.safetensors_file import TIED
-from alloykit.checkpoints.strict_json import encodable
+from alloykit.checkpoints.element_types import as_bytes
+from alloykit.checkpoints.layout import lay_out
 from alloykit.checkpoints.wording import amount, shown
 from alloykit.errors import CheckpointError, OutputExists, listing
 from alloykit.types import TensorSpec
 
 BLOCK = 8 << 20
-NAMES = {dtype: name for name, dtype in SAFETENSORS.items()}
 
 
 @contextmanager
@@ -52,14 +48,14 @@ def atomic_write(
         b'whole'
     """
     target = Path(path).expanduser()
-    _check_target(target, overwrite, [Path(each).expanduser() for each in inputs])
+    check_target(target, overwrite, [Path(each).expanduser() for each in inputs])
     temporary = target.parent / f".alloykit-{secrets.token_hex(8)}.tmp"
     try:
         with _create(temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        _publish(temporary, target, overwrite)
+        publish(temporary, target, overwrite)
     except OSError as error:
         if isinstance(error, CheckpointError | OutputExists):
             raise
@@ -98,81 +94,22 @@ def write_safetensors(
         CheckpointError: A dtype that the format lacks, or tensors that do not match ``specs``.
         OutputExists: See ``atomic_write``.
     """
-    layout = _layout(specs, metadata)
+    layout = lay_out(specs, metadata)
     with atomic_write(path, overwrite=overwrite, inputs=inputs) as file:
-        _reserve(file.fileno(), layout.size)
-        _write_at(file.fileno(), memoryview(layout.header), 0)
+        reserve(file.fileno(), layout.size)
+        write_at(file.fileno(), memoryview(layout.header), 0)
         missing = set(layout.offsets)
         for name, tensor in tensors:
             if name in layout.tied:
                 continue
             _check_tensor(name, tensor, specs, missing)
-            _write_at(file.fileno(), as_bytes(tensor).numpy().data, layout.offsets[name])
+            write_at(file.fileno(), as_bytes(tensor).numpy().data, layout.offsets[name])
             missing.discard(name)
         if missing:
             raise CheckpointError(
                 f"{shown(str(path))} was not written: {len(missing)} of {len(specs)} tensors "
                 f"never came:\n{listing(map(shown, sorted(missing)))}"
             )
-
-
-@dataclass(frozen=True)
-class _Layout:
-    header: bytes
-    offsets: Mapping[str, int]  # stored name -> first byte in the file
-    tied: Mapping[str, str]
-    size: int
-
-
-def _layout(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> _Layout:
-    _check_specs(specs)
-    tied = _tied(specs)
-    # Wide elements first, so that everything is aligned without holes.
-    stored = sorted(specs.keys() - tied.keys(), key=lambda n: (-specs[n].dtype.itemsize, n))
-    entries: dict[str, object] = {"__metadata__": _metadata(metadata, tied)}
-    starts, end = {}, 0
-    for name in stored:
-        spec = specs[name]
-        starts[name], end = end, end + spec.nbytes
-        span = [starts[name], end]
-        entries[name] = {"data_offsets": span, "dtype": NAMES[spec.dtype], "shape": spec.shape}
-    text = json.dumps(entries, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    header = len(text).to_bytes(8, "little") + text
-    offsets = {name: len(header) + start for name, start in starts.items()}
-    return _Layout(header, offsets, tied, len(header) + end)
-
-
-def _metadata(given: Mapping[str, str], tied: Mapping[str, str]) -> dict[str, str]:
-    metadata = {"format": "pt", **given}
-    if tied:
-        metadata[TIED] = json.dumps(tied, sort_keys=True, ensure_ascii=False)
-    return metadata
-
-
-def _check_specs(specs: Mapping[str, TensorSpec]) -> None:
-    wrong = [
-        f"{shown(name)}: {spec.dtype}" for name, spec in specs.items() if spec.dtype not in NAMES
-    ]
-    wrong += [f"{shown(name)}: not a usable name" for name in specs if not _usable(name)]
-    if not specs:
-        raise CheckpointError("There is nothing to write: no tensors.")
-    if wrong:
-        raise CheckpointError(
-            f"safetensors cannot hold these tensors:\n{listing(wrong)}\n"
-            "Convert them first (complex128 to complex64, for example)."
-        )
-
-
-def _usable(name: str) -> bool:
-    return name != "__metadata__" and encodable(name)
-
-
-def _tied(specs: Mapping[str, TensorSpec]) -> dict[str, str]:
-    """Name -> the earlier name that is the same tensor."""
-    first: dict[TensorSpec, str] = {}
-    stands_for = {name: first.setdefault(spec, name) for name, spec in specs.items()}
-    return {name: kept for name, kept in stands_for.items() if name != kept}
 
 
 def _check_tensor(
@@ -189,7 +126,8 @@ def _check_tensor(
         )
 
 
-def _check_target(target: Path, overwrite: bool, inputs: Sequence[Path]) -> None:
+def check_target(target: Path, overwrite: bool, inputs: Sequence[Path]) -> None:
+    """Refuse a target that cannot be written, would replace something, or is an input."""
     name = shown(str(target))
     if not target.parent.is_dir():
         raise CheckpointError(
@@ -229,14 +167,14 @@ def _create(temporary: Path) -> BinaryIO:
     return os.fdopen(os.open(temporary, flags, 0o666), "w+b")
 
 
-def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
+def publish(temporary: Path, target: Path, overwrite: bool) -> None:
     """Give the file its name, and make the name as durable as the bytes."""
     if overwrite:
         os.replace(temporary, target)  # noqa: PTH105
-        return _sync_folder(target.parent)
+        return sync_folder(target.parent)
     _rename_new(temporary, target)
     try:
-        return _sync_folder(target.parent)
+        return sync_folder(target.parent)
     except OSError:
         # Nothing was there before: an error must not leave a file that looks finished.
         target.unlink(missing_ok=True)
@@ -256,7 +194,8 @@ def _rename_new(temporary: Path, target: Path) -> None:
         os.replace(temporary, target)  # noqa: PTH105
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder as durable as the files."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -264,7 +203,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _reserve(file: int, size: int) -> None:
+def reserve(file: int, size: int) -> None:
     """Take the room on the disk now, so that a full disk is known before any work is done."""
     try:
         os.posix_fallocate(file, 0, size)
@@ -276,7 +215,8 @@ def _reserve(file: int, size: int) -> None:
         os.ftruncate(file, size)
 
 
-def _write_at(file: int, data: memoryview, offset: int) -> None:
+def write_at(file: int, data: memoryview, offset: int) -> None:
+    """Write all of ``data`` at that offset, in as many calls as it takes."""
     done = 0
     while done < len(data):
         done += os.pwrite(file, data[done : done + BLOCK], offset + done)

@@ -46,12 +46,12 @@ def average(
             models,
             given,
             recency=recency,
-            normalize=not strict,
+            strict=strict,
             dtype=chosen,
             output=output,
             overwrite=overwrite,
             trust_pickle=trust_pickle,
-            progress=lambda name, done, total: tell(name, done, total),
+            progress=tell,
         )
     record = recorded(open_checkpoint(path))
     if as_json:

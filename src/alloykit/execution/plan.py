@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
 
 from alloykit.checkpoints.digests import content_digest
 from alloykit.checkpoints.matching import match
-from alloykit.errors import CheckpointError, InvalidParameter, MissingInput
+from alloykit.checkpoints.quantised import packed
+from alloykit.checkpoints.wording import counted, shown
+from alloykit.errors import (
+    CheckpointError,
+    InvalidParameter,
+    MismatchedCheckpoints,
+    MissingInput,
+    listing,
+)
+from alloykit.execution.settings import Settings
 from alloykit.names import takes_maximum
-from alloykit.numerics import is_averaged, normalised, promoted
+from alloykit.numerics import factors, is_averaged, normalised, promoted
 from alloykit.registry import merge_methods
 from alloykit.types import Checkpoint, MergeMethod, TensorSpec
 
@@ -32,6 +41,8 @@ class Step:
         shape: Its shape.
         dtype: Name of the output dtype, such as "bfloat16".
         tied_to: The tensor whose result this one shares; "" unless tied.
+        parameters: The method's parameters that differ for this tensor.
+        weights: One per member where they differ for this tensor.
     """
 
     name: str
@@ -39,6 +50,8 @@ class Step:
     shape: tuple[int, ...]
     dtype: str
     tied_to: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,8 +62,9 @@ class Plan:
         method: Registered name.
         parameters: The method's parameters.
         members: Ids, in the order in which they are summed.
-        weights: One per member, summing to one. A member of weight zero is matched, not read.
-        base: Id of the base, or None where the method needs none.
+        weights: One per member; shares sum to one. A member of weight zero is matched, not read.
+        base: Id of the base, or None where the method has no use for one.
+        stats: Kinds of statistics that the method is given.
         seed: Seed of methods that draw random numbers.
         steps: One per tensor, in the order of the first member.
     """
@@ -62,10 +76,12 @@ class Plan:
     base: str | None
     seed: int
     steps: tuple[Step, ...]
+    stats: tuple[str, ...] = ()
 
-    def build_method(self) -> MergeMethod:
-        """The merge method that this plan names."""
-        method: MergeMethod = merge_methods.build(self.method, **self.parameters)
+    def build_method(self, step: Step | None = None) -> MergeMethod:
+        """The merge method that this plan names, with the parameters of that step."""
+        parameters = {**self.parameters, **(step.parameters if step else {})}
+        method: MergeMethod = merge_methods.build(self.method, **parameters)
         return method
 
     def specs(self) -> dict[str, TensorSpec]:
@@ -83,10 +99,21 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """The plan from the text that ``to_json`` gave."""
         data = json.loads(text)
-        steps = tuple(Step(**{**s, "shape": tuple(s["shape"])}) for s in data.pop("steps"))
-        for key in ("members", "weights"):
+        steps = tuple(_step_from(step) for step in data.pop("steps"))
+        for key in ("members", "weights", "stats"):
             data[key] = tuple(data[key])
         return cls(**data, steps=steps)
+
+
+def _step_from(data: Mapping[str, Any]) -> Step:
+    weights = data["weights"]
+    return Step(
+        **{
+            **data,
+            "shape": tuple(data["shape"]),
+            "weights": None if weights is None else tuple(weights),
+        }
+    )
 
 
 def plan_merge(
@@ -94,9 +121,10 @@ def plan_merge(
     method: str = "linear",
     parameters: Mapping[str, Any] | None = None,
     *,
-    weights: Sequence[float] | None = None,
+    weights: Sequence[Any] | None = None,
     strict_weights: bool = False,
     base: Checkpoint | None = None,
+    stats: Mapping[str, Sequence[Checkpoint]] | None = None,
     dtype: torch.dtype | None = None,
     seed: int = 0,
 ) -> Plan:
@@ -108,11 +136,13 @@ def plan_merge(
     Args:
         checkpoints: The members. For ordered methods their order carries meaning.
         method: Registered name of the merge method.
-        parameters: Its parameters.
-        weights: One per member; None means uniform.
-        strict_weights: Refuse weights that do not sum to one, instead of dividing by the sum.
+        parameters: Its parameters. Each may be a schedule over the tensors: ``ByName``, or
+            ``Gradient``; those that are one per member may be a list.
+        weights: One per member, each a number or a schedule; None means uniform.
+        strict_weights: Refuse shares that do not sum to one, instead of dividing by the sum.
         base: The checkpoint that the members were fine-tuned from; left out of the plan where the
-            method needs none.
+            method has no use for one.
+        stats: Kind of statistics ("fisher", "gram") -> one checkpoint per member.
         dtype: Output dtype of averaged tensors of its kind, floating or complex; by default the
             members' own, promoted where they differ.
         seed: For methods that draw random numbers.
@@ -121,29 +151,143 @@ def plan_merge(
         MissingInput: Too few or too many members, or no base where one is needed.
         InvalidWeights: Weights that cannot be used.
         MismatchedCheckpoints: Names, shapes or kinds that differ; all are listed.
+        CheckpointError: Packed quantised tensors, or statistics that do not fit.
     """
-    built: MergeMethod = merge_methods.build(method, **(parameters or {}))
+    given = dict(parameters or {})
+    names = list(checkpoints[0].specs()) if checkpoints else []
+    per_tensor = Settings.of(names, given, weights)
+    built: MergeMethod = merge_methods.build(method, **per_tensor.parameters)
     _require_members(built, checkpoints, base)
-    chosen = normalised(weights, len(checkpoints), strict=strict_weights)
     if dtype is not None and not is_averaged(dtype):
         raise InvalidParameter(f"The output dtype must be floating point or complex. Got {dtype}.")
-    pairs = list(zip(checkpoints, chosen, strict=True))
+    chosen = _weights(built, per_tensor.weights, len(checkpoints), strict_weights)
+    order = list(range(len(checkpoints)))
     if not built.ordered:
-        pairs.sort(key=lambda pair: (pair[0].id, pair[1]))
-    ordered = [checkpoint for checkpoint, _ in pairs]
-    if "base" not in built.needs:
-        base = None
+        order.sort(key=lambda i: (checkpoints[i].id, chosen[i]))
+    ordered = [checkpoints[i] for i in order]
+    base = base if "base" in built.needs | built.optional else None
     match([*ordered, *([base] if base else [])]).require("merged")
-    present = [checkpoint for checkpoint, weight in pairs if weight]
+    _refuse_packed([*ordered, *([base] if base else [])])
+    used = _used_stats(built, stats or {}, checkpoints)
+    by_tensor = _ByTensor(method, built, per_tensor, len(checkpoints), strict_weights, tuple(order))
+    # For order-free methods what has no weight anywhere has no say in the dtype either.
+    present = [checkpoints[i] for i in order if per_tensor.varies or chosen[i]]
     return Plan(
         method=method,
-        parameters=dict(built.parameters),
+        parameters=_reordered(built, built.parameters, order),
         members=tuple(checkpoint.id for checkpoint in ordered),
-        weights=tuple(weight for _, weight in pairs),
+        weights=tuple(chosen[i] for i in order),
         base=base.id if base else None,
         seed=seed,
-        steps=tuple(_steps(present, base, dtype)),
+        stats=tuple(sorted(used)),
+        steps=tuple(_steps(present or ordered, base, dtype, by_tensor)),
     )
+
+
+@dataclass(frozen=True)
+class _ByTensor:
+    """What may differ by tensor, and how to resolve it."""
+
+    method: str
+    built: MergeMethod
+    settings: Settings
+    count: int
+    strict: bool
+    order: tuple[int, ...]
+
+    def at(self, name: str) -> dict[str, Any]:
+        """The fields of a step that differ from the plan's."""
+        if not self.settings.varies:
+            return {}
+        resolved, weights = self.settings.at(name)
+        built: MergeMethod = merge_methods.build(self.method, **resolved)
+        here = _reordered(built, built.parameters, self.order)
+        usual = _reordered(self.built, self.built.parameters, self.order)
+        chosen = _weights(built, weights, self.count, self.strict)
+        return {
+            "parameters": {key: value for key, value in here.items() if value != usual[key]},
+            "weights": tuple(chosen[i] for i in self.order),
+        }
+
+
+def _weights(
+    method: MergeMethod, weights: Sequence[float] | None, count: int, strict: bool
+) -> tuple[float, ...]:
+    if method.weights == "shares":
+        return normalised(weights, count, strict=strict)
+    return factors(weights, count)
+
+
+def _reordered(
+    method: MergeMethod, parameters: Mapping[str, Any], order: Sequence[int]
+) -> dict[str, Any]:
+    """The parameters, with those that are one per member in the order of the plan's members."""
+    found = dict(parameters)
+    for name in method.per_member:
+        value = found.get(name)
+        if isinstance(value, list):
+            if len(value) != len(order):
+                raise InvalidParameter(
+                    f"The {name!r} parameter of {method.name} has {len(value)} values for "
+                    f"{len(order)} models. Give one number, or one per model."
+                )
+            found[name] = [value[i] for i in order]
+    return found
+
+
+def _refuse_packed(checkpoints: Sequence[Checkpoint]) -> None:
+    lines = [
+        f"{shown(name)} of {shown(checkpoint.id)}: {scheme}"
+        for checkpoint in checkpoints
+        for name, scheme in packed(checkpoint.specs()).items()
+    ]
+    if lines:
+        raise CheckpointError(
+            f"{counted(len(lines), 'tensor')} cannot be merged, since the numbers are packed:\n"
+            f"{listing(lines)}\nDequantise the models first, merge, and quantise the result."
+        )
+
+
+def _used_stats(
+    method: MergeMethod,
+    stats: Mapping[str, Sequence[Checkpoint]],
+    checkpoints: Sequence[Checkpoint],
+) -> set[str]:
+    """The kinds of statistics that the method takes; those that it needs must be there."""
+    kinds = (method.needs | method.optional) - {"base"}
+    missing = sorted((method.needs - {"base"}) - stats.keys())
+    if missing:
+        raise MissingInput(
+            f"{method.name} needs statistics of the models on data: {', '.join(missing)}. "
+            f"Make one file per model with 'alloykit stats {missing[0]}' and pass them as "
+            f"stats={{{missing[0]!r}: [...]}}, in the order of the models."
+        )
+    for kind in kinds & stats.keys():
+        if len(stats[kind]) != len(checkpoints):
+            raise MissingInput(
+                f"{len(stats[kind])} {kind} statistics were given for {len(checkpoints)} models. "
+                "Give one per model, in their order."
+            )
+    if "fisher" in kinds & stats.keys():
+        _check_shapes(stats["fisher"], checkpoints)
+    return set(kinds & stats.keys())
+
+
+def _check_shapes(stats: Sequence[Checkpoint], checkpoints: Sequence[Checkpoint]) -> None:
+    lines = []
+    for own, checkpoint in zip(stats, checkpoints, strict=True):
+        specs = checkpoint.specs()
+        lines += [
+            f"{shown(name)}: {list(spec.shape)} in {own.id}, and in {checkpoint.id} "
+            f"{list(specs[name].shape) if name in specs else 'missing'}"
+            for name, spec in own.specs().items()
+            if name not in specs or specs[name].shape != spec.shape
+        ]
+    if lines:
+        raise MismatchedCheckpoints(
+            f"{counted(len(lines), 'statistic')} do not fit the models:\n{listing(lines)}\n"
+            "Give them in the order of the models, each made from its own model."
+        )
 
 
 def _require_members(
@@ -171,7 +315,10 @@ def _require_members(
 
 
 def _steps(
-    members: Sequence[Checkpoint], base: Checkpoint | None, dtype: torch.dtype | None
+    members: Sequence[Checkpoint],
+    base: Checkpoint | None,
+    dtype: torch.dtype | None,
+    by_tensor: _ByTensor,
 ) -> list[Step]:
     every = [checkpoint.specs() for checkpoint in members]
     ties = _common_ties([*every, *([base.specs()] if base else [])])
@@ -186,7 +333,8 @@ def _steps(
             action = "maximum" if takes_maximum(name) else "copy"
         if dtype is not None and is_averaged(output) and output.is_complex == dtype.is_complex:
             output = dtype
-        steps.append(Step(name, action, spec.shape, str(output)[6:], ties.get(name, "")))
+        own = by_tensor.at(name) if action == "merge" else {}
+        steps.append(Step(name, action, spec.shape, str(output)[6:], ties.get(name, ""), **own))
     return steps
 
 

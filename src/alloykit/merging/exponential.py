@@ -41,7 +41,7 @@ def recency_weights(count: int, decay: float) -> tuple[float, ...]:
     return normalised([decay ** (count - 1 - index) for index in range(count)], count)
 
 
-@merge_method(ordered=True, paper="Hunter, The exponentially weighted moving average, 1986.")
+@merge_method(linear=True, ordered=True, paper="Hunter, The exponentially weighted moving average, 1986.")
 def exponential(decay: float = 0.9) -> Callable[[TensorGroup], Tensor]:
     """Average ordered checkpoints of one run by recency: the most recent weighs most.
 

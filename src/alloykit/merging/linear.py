@@ -11,7 +11,7 @@ from alloykit.numerics import weighted_mean
 from alloykit.types import TensorGroup
 
 
-@merge_method(paper="Wortsman et al., Model soups, 2022, arXiv:2203.05482, section 2 (uniform).")
+@merge_method(linear=True, paper="Wortsman et al., Model soups, 2022, arXiv:2203.05482, section 2 (uniform).")
 def linear() -> Callable[[TensorGroup], Tensor]:
     """Average the members' tensors, plainly or with one weight per member.
 

@@ -1,0 +1,54 @@
+"""The open checkpoints that a plan is run on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from alloykit.errors import MissingInput
+from alloykit.execution.plan import Plan
+from alloykit.types import Checkpoint
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The open checkpoints that a plan was made from.
+
+    Attributes:
+        members: In the order of the plan's members.
+        base: The base, where the plan has one.
+        stats: Kind of statistics -> one checkpoint per member.
+    """
+
+    members: tuple[Checkpoint, ...]
+    base: Checkpoint | None = None
+    stats: Mapping[str, tuple[Checkpoint, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        members: Sequence[Checkpoint],
+        base: Checkpoint | None = None,
+        stats: Mapping[str, Sequence[Checkpoint]] | None = None,
+    ) -> Inputs:
+        """Checkpoints in any order, with their statistics, put in the order of the plan.
+
+        Raises:
+            MissingInput: A checkpoint that the plan names is not among them.
+        """
+        position = {checkpoint.id: i for i, checkpoint in enumerate(members)}
+        missing = [name for name in plan.members if name not in position]
+        if plan.base is not None and base is None:
+            missing.append(f"{plan.base} (the base)")
+        missing += [f"statistics: {kind}" for kind in plan.stats if kind not in (stats or {})]
+        if missing:
+            raise MissingInput(
+                f"The plan names checkpoints that were not given: {', '.join(missing)}."
+            )
+        order = [position[name] for name in plan.members]
+        return cls(
+            tuple(members[i] for i in order),
+            base if plan.base is not None else None,
+            {kind: tuple((stats or {})[kind][i] for i in order) for kind in plan.stats},
+        )
