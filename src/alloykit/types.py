@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -33,7 +34,7 @@ class TensorSpec:
     @property
     def numel(self) -> int:
         """Number of elements."""
-        return int(torch.Size(self.shape).numel())
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -102,8 +103,10 @@ class TensorGroup:
         drawn = np.concatenate(grains) if len(grains) > 1 else grains[0]
         offset = self.start - first * GRAIN
         # 24 bits are what a float32 in [0, 1) holds without rounding up to 1.
-        bits = torch.from_numpy(drawn[offset : offset + like.numel()].view(np.int32) >> 8)
-        return (bits & 0xFFFFFF).to(torch.float32).mul_(2.0**-24).reshape(like.shape)
+        drawn >>= 8
+        bits = torch.from_numpy(drawn[offset : offset + like.numel()].view(np.int32))
+        numbers = bits.to(torch.float32).mul_(2.0**-24)
+        return numbers.reshape(like.shape).to(like.device)
 
     def _grain(self, member: str, index: int) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
         text = f"{self.seed}\0{self.name}\0{member}\0{index}".encode()

@@ -116,10 +116,11 @@ class Job:
         """Arguments of ``merge`` that make the same again, as JSON can say them."""
         return {
             **self.asked,
-            "models": {
-                checkpoint.id: _place(source)
+            # A list: the order of the models may carry meaning, and JSON keys are sorted.
+            "models": [
+                {"name": checkpoint.id, "path": _place(source)}
                 for checkpoint, source in zip(self.checkpoints, self.sources, strict=True)
-            },
+            ],
             "base": None if self.plan.base is None else _place(self.base),
             "stats": {
                 kind: [_place(source) for source in sources]

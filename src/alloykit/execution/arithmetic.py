@@ -169,11 +169,15 @@ class Merged:
         self.weights = arithmetic.weights(step)
         self.present = [i for i, w in enumerate(self.weights) if w or arithmetic.ordered]
         self.positions = list(dict.fromkeys([*self.present, *self.counting]))
+        self.names = tuple(arithmetic.plan.members[i] for i in self.present)
+        self.shares = tuple(self.weights[i] for i in self.present)
         dtypes = [arithmetic.spec(i, step.name).dtype for i in self.counting]
         self.wide = compute_dtype(promoted(dtypes))
         self.pairs = 2 if self.wide.is_complex else 1
         self.shape = (*step.shape, 2) if self.wide.is_complex else step.shape
         self.method = arithmetic.method(step, tuple(self.present))
+        self.masked = False  # infinities on which all agree were found
+        self.walked = False  # a pass over all values has begun
         output: torch.dtype = getattr(torch, step.dtype)
         self.narrow = output.itemsize == 1 or output in (torch.float16, torch.float64)
 
@@ -230,8 +234,8 @@ class Merged:
         return TensorScan(
             name=self.step.name,
             shape=self.shape,
-            members=tuple(plan.members[i] for i in self.present),
-            weights=tuple(self.weights[i] for i in self.present),
+            members=self.names,
+            weights=self.shares,
             seed=plan.seed,
             read=lambda start, stop: self.group(start, stop)[0],
             unit=self.method.unit,
@@ -240,8 +244,9 @@ class Merged:
 
     def _walk(self) -> Read:
         """A reader for one pass from the first element to the last."""
-        window = Window(self, self.numel)
-        return lambda start, stop: self.group(start, stop, window)[0]
+        window, checked = Window(self, self.numel), self.masked or not self.walked
+        self.walked = True
+        return lambda start, stop: self.group(start, stop, window, checked=checked)[0]
 
     def group(
         self, start: int, stop: int, window: Window | None = None, *, checked: bool = True
@@ -262,9 +267,9 @@ class Merged:
         plan = self.arithmetic.plan
         group = TensorGroup(
             name=self.step.name,
-            members=tuple(plan.members[i] for i in self.present),
+            members=self.names,
             tensors=tuple(blocks[i] for i in self.present),
-            weights=tuple(self.weights[i] for i in self.present),
+            weights=self.shares,
             base=blocks.get(BASE),
             stats=self._stats(start, stop) if plan.stats else {},
             seed=plan.seed,
@@ -278,12 +283,15 @@ class Merged:
         """The merged elements from ``start`` to ``stop``; of slices the whole ones around them."""
         method = self.method
         if method.unit == "element":
-            if method.linear:
-                result = method.merge(self.group(start, stop, window, checked=False)[0], state)
-                if abs(float(result.sum())) < SAFE_SUM:
-                    return result, None
-            group, fixed = self.group(start, stop, window)
-            return method.merge(group, state), fixed
+            # What a survey looked at, or what shows in the result, is not looked at again.
+            checked = self.masked or not (method.linear or self.walked)
+            group, fixed = self.group(start, stop, window, checked=checked)
+            result = method.merge(group, state)
+            if not checked and not math.isfinite(float(result.sum())):
+                # Look for what is not finite only where something of it shows.
+                group, fixed = self.group(start, stop, window)
+                result = method.merge(group, state)
+            return result, fixed
         piece = slice_numel(self.shape, method.unit)
         high = min(-(-stop // piece) * piece, self.numel)
         group, fixed = self.group(low, high, window)
@@ -312,6 +320,7 @@ class Merged:
                 source = shown(self.arithmetic.source(i).id)
                 self.arithmetic.problems.add(self.step.name, source, wrong)
         fixed = Fixed(where, first[where])
+        self.masked = self.masked or len(fixed.values) > 0
         for i, block in blocks.items():
             blocks[i] = torch.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0)
             blocks[i][where] = 0.0
@@ -354,17 +363,19 @@ class Window:
             first = start // merged.pairs * merged.pairs
             raw = self._read(position, first, max(stop, min(first + AHEAD, self._end)))
             self._raw[position] = first, raw
-        device = merged.arithmetic.device
         if merged.pairs == 1:
-            return raw[start - first : stop - first].to(device=device, dtype=merged.wide)
+            return raw[start - first : stop - first].to(merged.wide)
         flat = torch.view_as_real(raw.to(merged.wide).resolve_conj()).reshape(-1)
-        return flat[start - first : stop - first].to(device)
+        return flat[start - first : stop - first]
 
     def _read(self, position: int, start: int, stop: int) -> Tensor:
         merged = self._merged
         source, pairs = merged.arithmetic.source(position), merged.pairs
         stop = min(-(-stop // pairs), merged.numel // pairs)
-        return source.read(merged.step.name, start=start // pairs, stop=stop)
+        raw = source.read(merged.step.name, start=start // pairs, stop=stop)
+        device = merged.arithmetic.device
+        # From pinned memory a thread's copy runs beside the arithmetic of the others.
+        return raw if device.type == "cpu" else raw.pin_memory().to(device, non_blocking=True)
 
 
 def _cut(fixed: Fixed | None, start: int, stop: int) -> Fixed | None:

@@ -184,7 +184,7 @@ def merge_whole(method: MergeMethod, group: TensorGroup) -> Tensor:
 def _summed(parts: Iterator[Tensor]) -> Tensor:
     total: Tensor | None = None
     for part in parts:
-        wide = part.to(torch.float64 if part.is_floating_point() else torch.int64)
+        wide = part.cpu().to(torch.float64 if part.is_floating_point() else torch.int64)
         # Out of place the first time: a statistic may hand out a view of its input.
         total = wide.clone() if total is None else total.add_(wide)
     assert total is not None
