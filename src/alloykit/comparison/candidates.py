@@ -121,19 +121,28 @@ def _ensembles(entry: Entry, setting: Setting) -> Iterator[Candidate]:
 
 
 def _merges(entry: Entry, setting: Setting) -> Iterator[Candidate]:
-    ordered = entry.contract["ordered"]
+    members: range = entry.contract["members"]
+    pair = members.stop == 3
     why_not = _missing_input(entry, setting)
-    if ordered and not setting.ordered:
+    if members.stop == 2 and "base" not in entry.contract["needs"]:
+        why_not = "It takes one model and gives that model."
+    # Of two models the order is which end is which: at the middle, where it starts, it is all one.
+    if entry.contract["ordered"] and not setting.ordered and not pair:
         why_not = (
             "It needs checkpoints of one run in order; "
             "say that the members are ordered (ordered: true), oldest first."
         )
-    if entry.contract["members"].stop == 2:
+    if members.stop == 2:
         yield from _one_by_one(entry, setting, "weights", entry.name, why_not)
         return
     for candidate in _by_group(entry, setting, "weights", entry.name, why_not):
+        count = len(candidate.members)
+        if not candidate.why_not and count not in members:
+            takes = "exactly two" if pair else f"at least {members.start}"
+            yield replace(candidate, why_not=f"It takes {takes} models, and there are {count}.")
+            continue
         yield candidate
-        if not (ordered or candidate.why_not):
+        if entry.name == "linear" and not candidate.why_not:
             by = setting.metric.name
             name = candidate.name.replace(entry.name, f"{entry.name} (by {by})", 1)
             yield replace(candidate, name=name, weights_by=by)
