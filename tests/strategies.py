@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from alloykit.numerics import normalised
 from alloykit.types import TensorGroup
 
 AVERAGED = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64)
@@ -39,17 +43,30 @@ def laid_out(tensor: Tensor, layout: str) -> Tensor:
 layouts = st.sampled_from(["contiguous", "strided", "transposed"])
 scales = st.sampled_from([1e-30, 1e-3, 1.0, 100.0])
 seeds = st.integers(0, 2**31)
+real_dtypes = st.sampled_from([torch.float32, torch.float64])
 compute_dtypes = st.sampled_from([torch.float32, torch.float64, torch.complex64])
 
 
 @st.composite
-def mixing_weights(draw: st.DrawFn, count: int) -> tuple[float, ...]:
-    """Weights that sum to one, zeros among them."""
-    from alloykit.numerics import normalised
-
-    given = draw(st.lists(st.sampled_from([0.0, 1e-6, 0.3, 1.0, 2.5]), min_size=count,
-                          max_size=count).filter(any))  # fmt: skip
+def shares(draw: st.DrawFn, count: int, least: int = 1) -> tuple[float, ...]:
+    """Weights that sum to one, zeros among them but for ``least`` of them."""
+    given = draw(
+        st.lists(
+            st.sampled_from([0.0, 1e-6, 0.3, 1.0, 2.5]), min_size=count, max_size=count
+        ).filter(lambda weights: sum(map(bool, weights)) >= least)
+    )
     return normalised(given, count)
+
+
+@st.composite
+def factors(draw: st.DrawFn, count: int, least: int = 1) -> tuple[float, ...]:
+    """Weights of either sign, zeros among them but for ``least`` of them."""
+    given = draw(
+        st.lists(
+            st.sampled_from([0.0, -0.5, 0.3, 1.0, 1.7]), min_size=count, max_size=count
+        ).filter(lambda weights: sum(map(bool, weights)) >= least)
+    )
+    return tuple(given)
 
 
 @st.composite
@@ -57,8 +74,10 @@ def groups(
     draw: st.DrawFn,
     *,
     members: st.SearchStrategy[int] | None = None,
-    dtypes: st.SearchStrategy[torch.dtype] = compute_dtypes,
+    dtypes: st.SearchStrategy[torch.dtype] = real_dtypes,
     base: bool = False,
+    weights: Callable[[int], st.SearchStrategy[tuple[float, ...]]] = shares,
+    stats: frozenset[str] = frozenset(),
 ) -> TensorGroup:
     """The tensors of one name from some members, in a compute dtype."""
     count = draw(members if members is not None else st.integers(1, 5))
@@ -71,10 +90,25 @@ def groups(
         name="layer.weight",
         members=tuple(f"member {index}" for index in range(count)),
         tensors=tuple(tensors[:count]),
-        weights=draw(mixing_weights(count)),
+        weights=draw(weights(count)),
         base=tensors[count] if base else None,
+        stats={kind: statistics(kind, shape, dtype, start, count) for kind in sorted(stats)},
         seed=draw(st.integers(0, 5)),
     )
+
+
+def statistics(
+    kind: str, shape: tuple[int, ...], dtype: torch.dtype, start: int, count: int
+) -> tuple[Tensor, ...]:
+    """A Fisher diagonal, or a Gram matrix of the last dimensions, for every member."""
+    found = []
+    for index in range(count):
+        if kind == "fisher":
+            found.append(values(shape, dtype, start + 100 + index).square())
+        else:
+            rows = values((7, math.prod(shape[1:])), dtype, start + 100 + index)
+            found.append(rows.T @ rows / 7)
+    return tuple(found)
 
 
 @st.composite

@@ -70,12 +70,23 @@ def test_weights_that_leave_nobody_are_refused():
         exponential(decay=0.0).merge(group(tensors, [1.0, 0.0]), None)
 
 
-def test_it_differs_from_the_running_form_in_the_oldest_checkpoint_alone():
-    basis = torch.eye(4, dtype=torch.float64)
-    running = basis[0]
-    for newest in basis[1:]:
-        running = 0.9 * running + 0.1 * newest
-    ours = torch.tensor(recency_weights(4, 0.9), dtype=torch.float64)
+def running_average(tensors, decay):
+    average = tensors[0]
+    for newest in tensors[1:]:
+        average = decay * average + (1 - decay) * newest
+    return average
+
+
+@given(st.integers(1, 8), st.floats(0.01, 1.0))
+def test_the_running_form_is_an_average_updated_file_by_file(count, decay):
+    basis = list(torch.eye(count, dtype=torch.float64))
+    found = exponential(decay=decay, running=True).merge(group(basis), None)
+    torch.testing.assert_close(found, running_average(basis, decay))
+
+
+def test_both_forms_differ_in_the_oldest_checkpoint_alone():
+    basis = list(torch.eye(4, dtype=torch.float64))
+    running, ours = running_average(basis, 0.9), torch.tensor(recency_weights(4, 0.9)).double()
     torch.testing.assert_close(running[1:] / running[-1], ours[1:] / ours[-1])
     assert running[0] > 2 * ours[0]
 
@@ -83,5 +94,5 @@ def test_it_differs_from_the_running_form_in_the_oldest_checkpoint_alone():
 def test_its_contract():
     method = exponential(0.7)
     assert method.ordered
-    assert dict(method.parameters) == {"decay": 0.7}
-    assert dict(exponential().parameters) == {"decay": 0.9}
+    assert dict(method.parameters) == {"decay": 0.7, "running": False}
+    assert dict(exponential().parameters) == {"decay": 0.9, "running": False}

@@ -49,7 +49,7 @@ def test_it_equals_lerp():
 
 @pytest.mark.parametrize("alpha", [math.nan, math.inf, -math.inf])
 def test_alpha_must_be_finite(alpha):
-    with pytest.raises(InvalidParameter, match="'alpha' parameter of interpolate must be finite"):
+    with pytest.raises(InvalidParameter, match="'alpha' parameter of interpolate must be a finite"):
         interpolate(alpha=alpha)
 
 

@@ -10,10 +10,10 @@ from alloykit.registry import merge_methods
 from alloykit.types import TensorGroup
 
 
-def merged(tensors, weights):
+def merged(tensors, weights, **parameters):
     names = tuple(f"m{i}" for i in range(len(tensors)))
     group = TensorGroup("w", names, tuple(tensors), tuple(weights))
-    return linear().merge(group, None)
+    return linear(**parameters).merge(group, None)
 
 
 def test_it_is_the_weighted_mean():
@@ -28,27 +28,28 @@ def test_it_equals_numpys_average():
     np.testing.assert_allclose(result, np.average(arrays, axis=0, weights=weights), rtol=1e-13)
 
 
-def test_complex_numbers_are_averaged_in_both_parts():
-    assert merged([torch.tensor([1 + 2j]), torch.tensor([3 - 4j])], [0.5, 0.5]).item() == 2 - 1j
-
-
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3)])
 def test_scalars_and_empty_tensors_keep_their_shape(shape):
     assert merged([torch.zeros(shape), torch.ones(shape)], [0.5, 0.5]).shape == shape
 
 
+def test_without_normalize_weights_are_used_as_they_are():
+    tensors = [torch.tensor([1.0, -2.0]), torch.tensor([3.0, 6.0])]
+    assert merged(tensors, [2.0, -0.5], normalize=False).tolist() == [0.5, -7.0]
+    assert merged(tensors, [1.0, 1.0], normalize=False).tolist() == [4.0, 4.0]
+
+
 def test_its_contract():
     method = linear()
-    assert (method.name, dict(method.parameters)) == ("linear", {})
-    assert method.elementwise
+    assert (method.name, dict(method.parameters)) == ("linear", {"normalize": True})
+    assert (method.unit, method.weights, method.survey) == ("element", "shares", None)
+    assert linear(normalize=False).weights == "factors"
     assert not method.ordered
     assert not method.needs
     assert 1 in method.members
     assert 20 in method.members
 
 
-def test_it_takes_no_parameters():
-    with pytest.raises(TypeError):
-        linear(alpha=1)
+def test_what_it_does_not_take_is_named():
     with pytest.raises(InvalidParameter, match="linear has no parameter 'alpha'"):
         merge_methods.build("linear", alpha=1)

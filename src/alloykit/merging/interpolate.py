@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from torch import Tensor
 
-from alloykit.errors import InvalidParameter, MissingInput
 from alloykit.merging.contract import merge_method
+from alloykit.merging.gram import affine, base_of
+from alloykit.merging.ranges import require_number
 from alloykit.types import TensorGroup
 
 
@@ -37,6 +37,7 @@ def interpolate(alpha: float = 0.5) -> Callable[[TensorGroup], Tensor]:
 
     Raises:
         InvalidParameter: alpha is not a finite number.
+        MissingInput: No base.
 
     Example:
         >>> import torch
@@ -49,20 +50,13 @@ def interpolate(alpha: float = 0.5) -> Callable[[TensorGroup], Tensor]:
         equation 1. Differs in nothing but the order of operations: alpha 0 gives exactly the
         base, alpha 1 exactly the member.
     """
-    if not math.isfinite(alpha):
-        raise InvalidParameter(f"The 'alpha' parameter of interpolate must be finite. Got {alpha}.")
+    require_number("interpolate", "alpha", alpha)
 
     def merge(group: TensorGroup) -> Tensor:
-        if group.base is None:
-            raise MissingInput(
-                "interpolate walks from a base to a model, and no base was given. "
-                "Pass base=PATH: the checkpoint that the model was fine-tuned from."
-            )
-        if alpha in (0.0, 1.0):
-            return (group.tensors[0] if alpha else group.base).clone()
-        # With the sign that leaves a zero that both have the sign that it has.
-        if alpha > 0.0:
-            return group.base - (group.base - group.tensors[0]).mul_(alpha)
-        return group.base + (group.tensors[0] - group.base).mul_(alpha)
+        return affine(
+            (base_of("interpolate", group), group.tensors[0]),
+            (1.0 - alpha, alpha),
+            coarse=group.coarse,
+        )
 
     return merge

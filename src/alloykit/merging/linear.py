@@ -1,30 +1,35 @@
-"""Linear merging: the plain or weighted mean of the members."""
+"""Linear merging: the plain or weighted mean of the members, or their weighted sum."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
-from alloykit.merging.contract import merge_method
+from alloykit.merging.contract import Passes, merge_method
+from alloykit.merging.gram import combined
 from alloykit.numerics import weighted_mean
 from alloykit.types import TensorGroup
 
 
-@merge_method(linear=True, paper="Wortsman et al., Model soups, 2022, arXiv:2203.05482, section 2 (uniform).")
-def linear() -> Callable[[TensorGroup], Tensor]:
+@merge_method(
+    linear=True, paper="Wortsman et al., Model soups, 2022, arXiv:2203.05482, section 2 (uniform)."
+)
+def linear(normalize: bool = True) -> Passes:
     """Average the members' tensors, plainly or with one weight per member.
 
-    merged = Σ wᵢ · memberᵢ, with Σ wᵢ = 1
+    merged = Σ wᵢ · memberᵢ, with Σ wᵢ = 1 unless ``normalize`` is off
 
     Use it when the members are checkpoints of one run, or fine-tunes of one base. Members that
     were trained from different starts lie in different basins: align them first, or ensemble.
+
+    Args:
+        normalize: Whether weights are shares: not negative, and divided by their sum. Without it
+            they are used as they are, of either sign, 1 each by default: the plain sum.
 
     Shapes:
         members [member, *shape] -> [*shape]
 
     Needs:
-        One or more members. Weights are the group's, already summing to one.
+        One or more members. Weights are the group's; shares already sum to one.
 
     Example:
         >>> import torch
@@ -36,6 +41,14 @@ def linear() -> Callable[[TensorGroup], Tensor]:
         Wortsman et al., Model soups: averaging weights of multiple fine-tuned models improves
         accuracy without increasing inference time, 2022, arXiv:2203.05482. Differs from common
         code in the sum: differences from the heaviest member are taken, so that equal members
-        give exactly that member.
+        give exactly that member. mergekit agrees, but for weights that sum to zero or have a
+        negative one among them, which are refused here unless ``normalize`` is off.
     """
-    return lambda group: weighted_mean(group.tensors, group.weights)
+
+    def mean(group: TensorGroup, _: None) -> Tensor:
+        return weighted_mean(group.tensors, group.weights, coarse=group.coarse)
+
+    def total(group: TensorGroup, _: None) -> Tensor:
+        return combined(group.tensors, group.weights, coarse=group.coarse)
+
+    return Passes(merge=mean) if normalize else Passes(merge=total, weights="factors")
