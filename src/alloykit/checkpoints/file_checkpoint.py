@@ -6,7 +6,8 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from torch import Tensor
 from alloykit.checkpoints.source_file import SourceFile
 from alloykit.checkpoints.wording import shown
 from alloykit.errors import CheckpointError, InvalidParameter, UnknownName, did_you_mean
-from alloykit.types import TensorSpec
+from alloykit.types import Checkpoint, TensorSpec
+
+_MAKING = threading.Lock()
 
 
 class Region(Protocol):
@@ -46,7 +49,8 @@ class FileRegion:
         self.length = length
         self._crc = crc
         self._name = name
-        self._checking = threading.Lock()
+        # Made when it is needed: a file may have 100,000 regions.
+        self._checking: threading.Lock | None = None
 
     def read(self, start: int, stop: int) -> Tensor:
         """Bytes ``start`` to ``stop`` of the region, as a fresh uint8 tensor."""
@@ -54,9 +58,19 @@ class FileRegion:
             data = self.file.read_tensor(self.start + start, self.start + stop)
             self._check_crc(lambda: zlib.crc32(data.numpy().data))
             return data
-        with self._checking:
+        with self._lock():
             self._check_crc(lambda: self.file.crc32(self.start, self.start + self.length))
         return self.file.read_tensor(self.start + start, self.start + stop)
+
+    @property
+    def checked(self) -> bool:
+        """Whether the bytes must still be compared with their CRC-32 before they are used."""
+        return self._crc is not None
+
+    def _lock(self) -> threading.Lock:
+        with _MAKING:
+            self._checking = self._checking or threading.Lock()
+        return self._checking
 
     def _check_crc(self, crc32: Callable[[], int]) -> None:
         if self._crc is not None and crc32() != self._crc:
@@ -67,8 +81,19 @@ class FileRegion:
         self._crc = None
 
 
-@dataclass(frozen=True)
-class Record:
+class Extent(NamedTuple):
+    """Where the elements of a tensor lie in a file one after the other, ready to be used.
+
+    Attributes:
+        file: The file.
+        offset: First byte of element 0 there.
+    """
+
+    file: SourceFile
+    offset: int
+
+
+class Record(NamedTuple):
     """Where one tensor lies and how its bytes are to be read.
 
     Attributes:
@@ -101,6 +126,13 @@ class Record:
         end = (last - 1) * self.strides[0] + sum(extents) + 1
         rows = self._elements(begin, end).as_strided((last - first, *shape[1:]), self.strides)
         return rows.reshape(-1)[start - first * row : stop - first * row].clone()
+
+    def extent(self) -> Extent | None:
+        """Where its bytes can be read as they are; None where they must be looked at or turned."""
+        region = self.region
+        if self.strides or self.swapped or not isinstance(region, FileRegion) or region.checked:
+            return None
+        return Extent(region.file, region.start + self.offset)
 
     def _elements(self, start: int, stop: int) -> Tensor:
         size = self.spec.dtype.itemsize
@@ -135,6 +167,10 @@ class FileCheckpoint:
 
     def specs(self) -> Mapping[str, TensorSpec]:
         """Name -> shape, dtype, place; reads no tensor data."""
+        return self._specs
+
+    @cached_property
+    def _specs(self) -> dict[str, TensorSpec]:
         return {name: record.spec for name, record in self.records.items()}
 
     def read(self, name: str, *, start: int = 0, stop: int | None = None) -> Tensor:
@@ -157,6 +193,14 @@ class FileCheckpoint:
             raise CheckpointError(f"{record.region.file.name}: {shown(name)} {error}.") from error
         whole = start == 0 and stop is None
         return elements.reshape(record.spec.shape) if whole else elements
+
+
+def extent_of(checkpoint: Checkpoint, name: str) -> Extent | None:
+    """Where a tensor can be read past ``Checkpoint.read``, or None where it must go through it."""
+    inner = getattr(checkpoint, "inner", None)
+    if inner is not None:
+        return extent_of(inner, getattr(checkpoint, "prefix", "") + name)
+    return checkpoint.records[name].extent() if isinstance(checkpoint, FileCheckpoint) else None
 
 
 def unknown_tensor(name: str, checkpoint: str, names: list[str]) -> UnknownName:

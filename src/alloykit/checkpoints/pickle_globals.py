@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 
 import torch
 
+from alloykit.checkpoints.extents import MOST_DIMENSIONS, naturals
+
 
 @dataclass(frozen=True)
 class Global:
@@ -33,7 +35,8 @@ class Placeholder:
     state: Any = None
 
 
-@dataclass(frozen=True)
+# The records of tensors are not frozen: that makes them three times as slow to build.
+@dataclass(slots=True)
 class StoredElements:
     """A torch storage: its elements lie elsewhere in the file.
 
@@ -48,7 +51,7 @@ class StoredElements:
     numel: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class TensorView:
     """A tensor as a view of a storage.
 
@@ -92,27 +95,26 @@ def dtype_of(name: str) -> torch.dtype | None:
 
 def storage_dtype(name: str) -> torch.dtype | None:
     """The element type of a storage class such as "torch.FloatStorage"."""
-    return _STORAGES.get(name.replace("torch.cuda.", "torch."))
-
-
-def _naturals(value: Any) -> bool:
-    return isinstance(value, tuple) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
+    return _STORAGES.get(name) or _STORAGES.get(name.replace("torch.cuda.", "torch."))
 
 
 def _view(storage: Any, offset: Any, shape: Any, strides: Any, dtype: torch.dtype) -> Any:
     if not isinstance(storage, StoredElements):
         raise MalformedPickleError("a tensor without a storage")
-    if not _naturals((offset,)) or not _naturals(shape) or not _naturals(strides):
-        raise MalformedPickleError("a tensor whose sizes are not natural numbers")
-    if len(shape) != len(strides) or len(shape) > 64:
+    if not isinstance(shape, tuple) or not isinstance(strides, tuple):
+        raise MalformedPickleError("a tensor whose shape and strides are no tuples")
+    if len(shape) != len(strides) or len(shape) > MOST_DIMENSIONS:
         raise MalformedPickleError("a tensor whose shape and strides do not fit")
+    if not naturals((offset, *shape, *strides)):
+        raise MalformedPickleError("a tensor whose sizes are not natural numbers")
     return TensorView(storage, dtype, offset, shape, strides)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> Any:
     """``_rebuild_tensor`` and ``_rebuild_tensor_v2``: (..., requires_grad, hooks, flags)."""
     dtype = storage.dtype if isinstance(storage, StoredElements) else torch.uint8
-    return _flagged(_view(storage, offset, shape, strides, dtype), rest[2:3])
+    view = _view(storage, offset, shape, strides, dtype)
+    return _flagged(view, rest[2]) if len(rest) > 2 else view
 
 
 def _tensor_v3(
@@ -128,12 +130,12 @@ def _tensor_v3(
     found = dtype_of(dtype.name) if isinstance(dtype, Global) else None
     if found is None:
         raise MalformedPickleError("a tensor of unknown dtype")
-    return _flagged(_view(storage, offset, shape, strides, found), rest[:1])
+    view = _view(storage, offset, shape, strides, found)
+    return _flagged(view, rest[0]) if rest else view
 
 
-def _flagged(view: Any, flags: tuple[Any, ...]) -> Any:
-    on = flags[0] if flags and isinstance(flags[0], dict) else {}
-    if on.get("conj") or on.get("neg"):
+def _flagged(view: Any, flags: Any) -> Any:
+    if isinstance(flags, dict) and (flags.get("conj") or flags.get("neg")):
         return Unsupported("a conjugated or negated view; save tensor.resolve_conj().resolve_neg()")
     return view
 
@@ -155,12 +157,19 @@ def _unsupported(why: str) -> Builder:
     return lambda *_: Unsupported(why)
 
 
-def _mapping(*arguments: Any) -> Any:
+def new_mapping(*arguments: Any) -> Any:
     """A dictionary from nothing, from pairs, or with a default that is left out."""
     pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
         raise MalformedPickleError("a dictionary of things that are not pairs")
     return {key: value for key, value in pairs if isinstance(key, str | int)}
+
+
+def _size(*arguments: Any) -> Any:
+    """``torch.Size`` of a tuple of sizes: that tuple."""
+    sizes = arguments[0] if len(arguments) == 1 else None
+    usable = isinstance(sizes, tuple) and len(sizes) <= MOST_DIMENSIONS and naturals(sizes)
+    return sizes if usable else Placeholder("torch.Size")
 
 
 _PLAIN_TENSORS = frozenset(
@@ -181,6 +190,7 @@ _SPARSE = _unsupported("sparse; make it dense with to_dense()")
 _DEVICE = _unsupported("stored for another device; save tensor.cpu()")
 
 BUILDERS: Mapping[str, Builder] = {
+    "torch.Size": _size,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
@@ -195,7 +205,7 @@ BUILDERS: Mapping[str, Builder] = {
     "torch._utils._rebuild_wrapper_subclass": _unsupported("a tensor subclass"),
     "torch._utils._rebuild_device_tensor_from_numpy": _DEVICE,
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": _DEVICE,
-    **dict.fromkeys(_MAPPINGS, _mapping),
+    **dict.fromkeys(_MAPPINGS, new_mapping),
 }
 """Names that build a record when called, and the function of ours that builds it."""
 
@@ -212,11 +222,17 @@ _INERT_NAMES = {
     "numpy._core.multiarray": "_reconstruct scalar",
     "numpy.core.numeric": "_frombuffer",
     "numpy._core.numeric": "_frombuffer",
-    "torch": "Size Tensor device layout per_channel_affine per_tensor_affine",
+    "torch": "Tensor device layout per_channel_affine per_tensor_affine",
     "torch._tensor": "Tensor",
     "torch.nn.parameter": "Buffer Parameter",
     "torch.serialization": "_get_layout",
     "torch.torch_version": "TorchVersion",
+    # The index of a torch distributed checkpoint; what it says is in the placeholders' state.
+    "torch.distributed.checkpoint.filesystem": "_StorageInfo",
+    "torch.distributed.checkpoint.metadata": (
+        "BytesStorageMetadata ChunkStorageMetadata Metadata MetadataIndex StorageMeta "
+        "TensorProperties TensorStorageMetadata _MEM_FORMAT_ENCODING"
+    ),
 }
 
 INERT = frozenset(f"{module}.{n}" for module, names in _INERT_NAMES.items() for n in names.split())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from alloykit.checkpoints.element_types import PACKED, SAFETENSORS
+from alloykit.checkpoints.extents import MOST_DIMENSIONS, naturals
 from alloykit.checkpoints.file_checkpoint import FileCheckpoint, FileRegion, Record
 from alloykit.checkpoints.source_file import SourceFile
 from alloykit.checkpoints.strict_json import encodable, parse
@@ -19,7 +19,6 @@ LONGEST_HEADER = 100_000_000
 """Bytes; the limit of the format's own reader."""
 
 LONGEST_NAME = 4096
-MOST_DIMENSIONS = 64
 TIED = "alloykit.tied"
 """Metadata key of the names that stand for stored tensors."""
 
@@ -45,12 +44,12 @@ def open_safetensors(file: SourceFile, id: str) -> FileCheckpoint:
     """
     header, data_start = _header(file)
     metadata = _metadata(file, header.pop("__metadata__", {}))
-    entries = _entries(file, header)
-    _check_layout(file, entries, file.size - data_start)
-    if not entries:
+    _check_records(file, header)
+    if not header:
         file.fail("holds no tensors.")
+    _check_layout(file, header, file.size - data_start)
     region = FileRegion(file, data_start, file.size - data_start)
-    records = {name: entry.record(name, region) for name, entry in entries.items()}
+    records = {name: _record(name, value, region) for name, value in header.items()}
     tied = tied_names(metadata, records)
     records |= {alias: records[name] for alias, name in tied.items()}
     notes = tuple(f"{shown(alias)} is tied to {shown(name)}" for alias, name in tied.items())
@@ -99,34 +98,27 @@ def _header(file: SourceFile) -> tuple[dict[str, Any], int]:
 def _metadata(file: SourceFile, metadata: Any) -> Mapping[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         _refuse(file, "its __metadata__ must map text to text")
+    wrong = [shown(k) for k, v in metadata.items() if not encodable(k) or not encodable(v)]
+    if wrong:
+        _refuse(file, "its __metadata__ holds what is not valid Unicode (a lone surrogate)", wrong)
     return dict(metadata)
 
 
-@dataclass(frozen=True)
-class _Entry:
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-    def record(self, name: str, region: FileRegion) -> Record:
-        place = f"byte {self.start}" if self.stop > self.start else f"empty {name}"
-        spec = TensorSpec(self.shape, SAFETENSORS[self.dtype], place)
-        return Record(spec, region, self.start)
+def _record(name: str, value: Mapping[str, Any], region: FileRegion) -> Record:
+    start, stop = value["data_offsets"]
+    place = f"byte {start}" if stop > start else f"empty {name}"
+    spec = TensorSpec(tuple(value["shape"]), SAFETENSORS[value["dtype"]], place)
+    return Record(spec, region, start)
 
 
-def _entries(file: SourceFile, header: Mapping[str, Any]) -> dict[str, _Entry]:
-    wrong = []
-    entries = {}
-    for name, value in header.items():
-        complaint = _complaint(name, value)
-        if complaint:
-            wrong.append(f"{shown(name)}: {complaint}")
-        else:
-            entries[name] = _Entry(value["dtype"], tuple(value["shape"]), *value["data_offsets"])
+def _check_records(file: SourceFile, header: Mapping[str, Any]) -> None:
+    wrong = [
+        f"{shown(name)}: {complaint}"
+        for name, value in header.items()
+        if (complaint := _complaint(name, value))
+    ]
     if wrong:
         _refuse(file, f"{counted(len(wrong), 'record')} in its header cannot be used", wrong)
-    return entries
 
 
 def _complaint(name: str, value: Any) -> str | None:
@@ -154,9 +146,9 @@ def _dtype_complaint(dtype: Any) -> str | None:
 
 def _extent_complaint(value: Mapping[str, Any]) -> str | None:
     shape, offsets = value["shape"], value["data_offsets"]
-    if not _naturals(shape) or len(shape) > MOST_DIMENSIONS:
+    if not isinstance(shape, list) or len(shape) > MOST_DIMENSIONS or not naturals(shape):
         return f"its shape {shown(shape)} is not a list of at most {MOST_DIMENSIONS} sizes"
-    if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    if not _two_ascending(offsets):
         return f"its data_offsets {shown(offsets)} are not two ascending positions"
     needed = math.prod(shape) * SAFETENSORS[value["dtype"]].itemsize
     given = offsets[1] - offsets[0]
@@ -166,21 +158,22 @@ def _extent_complaint(value: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _naturals(value: Any) -> bool:
-    # Bounded, so that no product of sizes becomes a number of a million digits.
-    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
+def _two_ascending(offsets: Any) -> bool:
+    found = isinstance(offsets, list) and len(offsets) == 2 and naturals(offsets)
+    return found and offsets[0] <= offsets[1]
 
 
-def _check_layout(file: SourceFile, entries: Mapping[str, _Entry], size: int) -> None:
+def _check_layout(file: SourceFile, header: Mapping[str, Any], size: int) -> None:
     wrong = []
     end = 0
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
-        if entry.stop > size:
-            wrong.append(f"{shown(name)}: ends at byte {entry.stop} of {size} (truncated?)")
-        elif entry.start != end:
-            what = "overlaps the tensor before it" if entry.start < end else "leaves a hole"
-            wrong.append(f"{shown(name)}: starts at byte {entry.start}, not {end}: it {what}")
-        end = max(end, entry.stop)
+    spans = sorted((*value["data_offsets"], name) for name, value in header.items())
+    for start, stop, name in spans:
+        if stop > size:
+            wrong.append(f"{shown(name)}: ends at byte {stop} of {size} (truncated?)")
+        elif start != end:
+            what = "overlaps the tensor before it" if start < end else "leaves a hole"
+            wrong.append(f"{shown(name)}: starts at byte {start}, not {end}: it {what}")
+        end = max(end, stop)
     if not wrong and end != size:
         wrong.append(f"{size - end} bytes follow the last tensor")
     if wrong:

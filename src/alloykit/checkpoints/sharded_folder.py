@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any, NoReturn
 
 from alloykit.checkpoints.file_checkpoint import FileCheckpoint, Record
+from alloykit.checkpoints.other_formats import refuse_other_formats
 from alloykit.checkpoints.safetensors_file import open_safetensors
 from alloykit.checkpoints.source_file import SourceFile
 from alloykit.checkpoints.strict_json import parse
@@ -47,7 +49,8 @@ def open_folder(folder: Path, id: str, *, trust_pickle: bool = False) -> FileChe
 
 
 def _there(path: Path) -> bool:
-    return path.exists() or path.is_symlink()
+    # Also False where the name cannot be one, for instance because it is too long.
+    return os.path.lexists(path)
 
 
 def _nothing_found(folder: Path) -> str:
@@ -60,10 +63,12 @@ def _nothing_found(folder: Path) -> str:
 
 
 def _open_weights(path: Path, id: str, trust_pickle: bool) -> FileCheckpoint:
+    file = SourceFile(path)
+    refuse_other_formats(file)
     # The name decides, never the content: what is called safetensors must not end in a pickle.
     if path.suffix == ".safetensors":
-        return open_safetensors(SourceFile(path), id)
-    return open_torch(SourceFile(path), id, trust_pickle=trust_pickle)
+        return open_safetensors(file, id)
+    return open_torch(file, id, trust_pickle=trust_pickle)
 
 
 def _open_shards(path: Path, suffix: str, id: str, trust_pickle: bool) -> FileCheckpoint:
@@ -110,13 +115,23 @@ def _weight_map(index: SourceFile, suffix: str) -> Mapping[str, str]:
     return weight_map
 
 
+def leaves_folder(name: str) -> bool:
+    """Whether a name that an index gives may lead to a file elsewhere.
+
+    Example:
+        >>> leaves_folder("model-1.safetensors"), leaves_folder("../model-1.safetensors")
+        (False, True)
+    """
+    # Read as on Windows, where both slashes and drive letters lead out of the folder.
+    parsed = PureWindowsPath(name)
+    return parsed.name != name or name in (".", "..") or bool(parsed.drive) or "\0" in name
+
+
 def _complaint(index: SourceFile, shard: Any, suffix: str) -> str | None:
     """Why the name of a shard cannot be followed."""
     if not isinstance(shard, str):
         return "not the name of a file"
-    # Read as on Windows, where both slashes and drive letters lead out of the folder.
-    parsed = PureWindowsPath(shard)
-    if parsed.name != shard or shard in (".", "..") or parsed.drive or "\0" in shard:
+    if leaves_folder(shard):
         return "leaves the folder"
     if not shard.endswith(suffix):
         return f"does not end in {suffix}"

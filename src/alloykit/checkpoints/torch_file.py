@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -67,8 +66,7 @@ def open_torch(
         UnsafeCheckpoint: It mentions names that are not known to be harmless.
         CheckpointError: It is damaged, is a TorchScript archive, or holds no state dict.
     """
-    read = _zip_parts if file.read(0, min(4, file.size)) == LOCAL_HEADER else _legacy_parts
-    pickled, storages = read(file, trust_pickle)
+    pickled, storages = _parts(file, trust_pickle)
     weights = find_weights(file.name, pickled.root, key)
     wrong = []
     records = {}
@@ -80,6 +78,31 @@ def open_torch(
     if wrong:
         _refuse(file, f"{counted(len(wrong), 'tensor')} cannot be read:\n{listing(wrong)}\n")
     return FileCheckpoint(id, records, {}, weights.notes)
+
+
+def open_tensor(file: SourceFile, *, trust_pickle: bool = False) -> Record:
+    """Open a file of torch.save that holds one tensor and nothing else.
+
+    Args:
+        file: The open file, or a part of one.
+        trust_pickle: Accept unknown names as placeholders.
+
+    Raises:
+        UnsafeCheckpoint: It mentions names that are not known to be harmless.
+        CheckpointError: It is damaged, or does not hold a tensor.
+    """
+    pickled, storages = _parts(file, trust_pickle)
+    if not isinstance(pickled.root, TensorView):
+        _refuse(file, "it does not hold one plain tensor. ")
+    try:
+        return _record("the tensor", pickled.root, storages)
+    except MalformedPickleError as error:
+        _refuse(file, f"its tensor cannot be read: {error}. ")
+
+
+def _parts(file: SourceFile, trust_pickle: bool) -> Parts:
+    read = _zip_parts if file.read(0, min(4, file.size)) == LOCAL_HEADER else _legacy_parts
+    return read(file, trust_pickle)
 
 
 def _refuse_unsafe(file: SourceFile, pickled: Unpickled) -> NoReturn:
@@ -103,7 +126,8 @@ def _record(name: str, view: TensorView, storages: Callable[[StoredElements], St
     size = view.dtype.itemsize
     held = storage.nbytes // size
     numel = math.prod(view.shape)
-    reach = sum((n - 1) * step for n, step in zip(view.shape, view.strides, strict=True))
+    strides = None if _contiguous(view) else view.strides
+    reach = numel - 1 if strides is None else _reach(view)
     if numel and view.offset + reach >= held:
         raise MalformedPickleError(
             f"it reaches element {view.offset + reach} of a storage of {held} elements"
@@ -112,10 +136,13 @@ def _record(name: str, view: TensorView, storages: Callable[[StoredElements], St
         raise MalformedPickleError(
             f"it spreads {held} elements over {numel}; save tensor.contiguous()"
         )
-    strides = None if _contiguous(view) else view.strides
     place = f"storage {view.storage.key}, element {view.offset}, strides {strides}"
     spec = TensorSpec(view.shape, view.dtype, place if numel else f"empty {name}")
     return Record(spec, storage.region, storage.offset + view.offset * size, strides)
+
+
+def _reach(view: TensorView) -> int:
+    return sum((n - 1) * step for n, step in zip(view.shape, view.strides, strict=True))
 
 
 def _contiguous(view: TensorView) -> bool:
@@ -136,7 +163,7 @@ def _zip_parts(file: SourceFile, trust_pickle: bool) -> Parts:
     index = entries[f"{prefix}data.pkl"]
     if index.size > LARGEST_PICKLE:
         _refuse(file, f"its index has {index.size} bytes, and the limit is {LARGEST_PICKLE}. ")
-    pickled = _unpickle(file, io.BytesIO(index.bytes()), trust_pickle)
+    pickled = read_pickle(file, index.bytes(), trust_pickle=trust_pickle)
     return pickled, lambda storage: _zip_storage(entries, prefix, storage)
 
 
@@ -164,19 +191,21 @@ def _zip_storage(entries: Mapping[str, Entry], prefix: str, storage: StoredEleme
 
 def _legacy_parts(file: SourceFile, trust_pickle: bool) -> Parts:
     """The form before torch 1.6: four pickles, a list of keys, then storages with lengths."""
-    stream = io.BytesIO(file.read(0, min(file.size, LARGEST_PICKLE)))
-    if _unpickle(file, stream, trust_pickle).root != LEGACY_MAGIC:
+    data = file.read(0, min(file.size, LARGEST_PICKLE))
+    magic = read_pickle(file, data, trust_pickle=trust_pickle)
+    if magic.root != LEGACY_MAGIC:
         _refuse(file, "it is a pickle, but not one of torch.save. Save model.state_dict(). ")
-    protocol, system = (_unpickle(file, stream, trust_pickle).root for _ in range(2))
-    if protocol != LEGACY_PROTOCOL or not isinstance(system, dict):
-        _refuse(file, f"its protocol is {shown(protocol)}, and {LEGACY_PROTOCOL} was expected. ")
-    if system.get("little_endian") is not True:
+    protocol = read_pickle(file, data, magic.end, trust_pickle=trust_pickle)
+    if protocol.root != LEGACY_PROTOCOL:
+        _refuse(file, f"its protocol is not {LEGACY_PROTOCOL}. ")
+    system = read_pickle(file, data, protocol.end, trust_pickle=trust_pickle)
+    if not isinstance(system.root, dict) or system.root.get("little_endian") is not True:
         _refuse(file, "its byte order is not little-endian. ")
-    pickled = _unpickle(file, stream, trust_pickle)
-    keys = _unpickle(file, stream, trust_pickle).root
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+    pickled = read_pickle(file, data, system.end, trust_pickle=trust_pickle)
+    keys = read_pickle(file, data, pickled.end, trust_pickle=trust_pickle)
+    if not isinstance(keys.root, list) or not all(isinstance(key, str) for key in keys.root):
         _refuse(file, "its list of storages is not one. ")
-    return pickled, _legacy_storages(file, keys, pickled.storages, stream.tell())
+    return pickled, _legacy_storages(file, keys.root, pickled.storages, keys.end)
 
 
 def _legacy_storages(
@@ -200,8 +229,16 @@ def _legacy_storages(
     return lambda storage: found[storage.key]
 
 
-def _unpickle(file: SourceFile, stream: io.BytesIO, trust_pickle: bool) -> Unpickled:
-    pickled = unpickle(stream)
+def read_pickle(
+    file: SourceFile, data: bytes, start: int = 0, *, trust_pickle: bool = False
+) -> Unpickled:
+    """What a pickle from that file holds; an error where it is damaged or could run code.
+
+    Raises:
+        UnsafeCheckpoint: It mentions names that are not known to be harmless.
+        CheckpointError: It cannot be read to its end.
+    """
+    pickled = unpickle(data, start)
     if pickled.unknown and not trust_pickle:
         _refuse_unsafe(file, pickled)
     if pickled.failure:

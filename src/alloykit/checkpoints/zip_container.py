@@ -8,8 +8,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -24,8 +23,7 @@ ENCRYPTED = 0x1
 UNPACKING_ERRORS = (zipfile.BadZipFile, EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One file of the archive, known to lie inside it and to overlap no other.
 
     Attributes:
@@ -132,15 +130,17 @@ def _complaint(info: zipfile.ZipInfo, compressed: bool) -> str | None:
 
 def _start(file: SourceFile, info: zipfile.ZipInfo) -> int:
     """The first byte of the data, behind a local header that agrees with the directory."""
+    # orig_filename, because a name with a NUL byte is cut in filename.
+    name = info.orig_filename
+    names = {name.encode("utf-8", "replace"), *(() if name.isascii() else [_cp437(name)])}
     at = info.header_offset
-    head = file.read(at, at + 30) if 0 <= at <= file.size - 30 else b""
+    stop = min(at + 30 + max(map(len, names)), file.size)
+    head = file.read(at, stop) if 0 <= at <= stop - 30 else b""
     lengths = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:30], "little")
     start = at + 30 + sum(lengths)
     if head[:4] != LOCAL_HEADER or start + info.compress_size > file.size:
         _refuse(file, f"{shown(info.filename)} does not lie inside it (truncated?)")
-    name = file.read(at + 30, at + 30 + lengths[0])
-    # orig_filename, because a name with a NUL byte is cut in filename.
-    if name not in (info.orig_filename.encode("utf-8", "replace"), _cp437(info.orig_filename)):
+    if head[30 : 30 + lengths[0]] not in names:
         _refuse(file, f"{shown(info.filename)} has two names")
     if int.from_bytes(head[8:10], "little") != info.compress_type:
         _refuse(file, f"{shown(info.filename)} is packed in two ways")
