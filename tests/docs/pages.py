@@ -2,7 +2,7 @@
 
 - ``python`` blocks of one page are run in order and share their names.
 - A block whose first line is ``# name.ext`` is also saved as that file beside the others.
-- ``yaml`` blocks are study files.
+- ``yaml`` blocks are study files, or recipes.
 - ``bash`` and ``console`` blocks: their ``alloykit`` lines are run; other lines are not.
 - ``<!-- set-up … -->`` is Python that the reader does not see; ``<!-- exits with 4 -->`` before
   a block says what its last command ends with.

@@ -12,6 +12,7 @@ import yaml
 
 from alloykit.cli import main
 from alloykit.comparison.study import check_study
+from alloykit.recipes.reading import read_recipe
 from alloykit.registry import ensemble_rules, merge_methods, soups
 from docs.pages import ROOT, Block, blocks, pages
 
@@ -49,9 +50,19 @@ def test_every_block_of_the_page_runs(page: Path, folder: Path):
             # Line numbers of a traceback are those of the page.
             exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), names)
         elif block.language == "yaml":
-            check_study(yaml.safe_load(block.code), where=f"{page.name}:{block.line}")
+            _check_yaml(block, page, folder)
         elif block.language in ("bash", "console"):
             _run_commands(page, block)
+
+
+def _check_yaml(block: Block, page: Path, folder: Path) -> None:
+    content = yaml.safe_load(block.code)
+    if "merge_method" not in content:
+        check_study(content, where=f"{page.name}:{block.line}")
+        return
+    path = folder / (block.file or "block.yaml")
+    path.write_text(block.code, encoding="utf-8")
+    read_recipe(path)
 
 
 def _run_commands(page: Path, block: Block) -> None:

@@ -18,7 +18,10 @@ from alloykit.cli.demo import demo
 from alloykit.cli.diagnose import diagnose
 from alloykit.cli.inspect import inspect
 from alloykit.cli.interpolate import interpolate
+from alloykit.cli.merge import merge
+from alloykit.cli.method_options import MethodCommand
 from alloykit.cli.methods import methods
+from alloykit.cli.stats import stats
 from alloykit.errors import AlloyError
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -47,8 +50,8 @@ def options(
         raise typer.Exit
 
 
-for command in (inspect, average, interpolate, diagnose, compare, methods, demo):
-    app.command()(command)
+for command in (inspect, merge, stats, average, interpolate, diagnose, compare, methods, demo):
+    app.command(cls=MethodCommand if command is merge else None)(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

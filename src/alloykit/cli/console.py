@@ -12,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import ProgressColumn
 
 PIPED_WIDTH = 110
 
@@ -59,8 +60,7 @@ def _shown(value: object) -> str:
 @contextmanager
 def progress_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on standard error, as a callback (what comes next, done, total)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
     columns = (
         BarColumn(),
@@ -68,6 +68,39 @@ def progress_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         TimeElapsedColumn(),
         TextColumn("{task.description}", markup=False),
     )
+    with _bar(columns, quiet) as tell:
+        yield tell
+
+
+@contextmanager
+def bytes_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """As ``progress_bar``, for bytes: with how many a second, and the time that remains."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+    with _bar(columns, quiet) as tell:
+        yield tell
+
+
+@contextmanager
+def _bar(
+    columns: Sequence[ProgressColumn], quiet: bool
+) -> Iterator[Callable[[str, int, int], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
     standard_error = Console(file=sys.stderr)
     hidden = quiet or not standard_error.is_terminal
     with Progress(*columns, console=standard_error, transient=True, disable=hidden) as bar:

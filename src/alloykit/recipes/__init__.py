@@ -1,0 +1,1 @@
+"""Recipes: a merge written down as YAML, in the form that mergekit's users write."""
