@@ -15,12 +15,10 @@ from alloykit.errors import CheckpointError
 from alloykit.execution.inputs import Inputs
 from alloykit.execution.plan import Plan, Step
 from alloykit.execution.problems import Problems, unusable
+from alloykit.execution.reading import Window
 from alloykit.execution.scanning import ModelScan, Read, TensorScan, shaped, slice_numel
 from alloykit.numerics import compute_dtype, promoted
 from alloykit.types import GRAIN, Checkpoint, MergeMethod, TensorGroup, TensorSpec
-
-AHEAD = 8 * GRAIN
-"""Elements that are read at a time where a whole range is walked."""
 
 SAFE_SUM = 1e37
 """A sum within this says that no summand is NaN or infinite, or rounds to infinity in bfloat16."""
@@ -179,6 +177,7 @@ class Merged:
         self.masked = False  # infinities on which all agree were found
         self.walked = False  # a pass over all values has begun
         output: torch.dtype = getattr(torch, step.dtype)
+        self.coarse = max(output.itemsize, *(dtype.itemsize for dtype in dtypes)) <= 2
         self.narrow = output.itemsize == 1 or output in (torch.float16, torch.float64)
 
     @property
@@ -214,7 +213,7 @@ class Merged:
         target = torch.view_as_real(out).reshape(-1) if self.pairs == 2 else out
         at = first = start * self.pairs
         end = first + target.numel()
-        window = Window(self, end)
+        window = self._window(end)
         step = slice_numel(self.shape, "row") if self.method.unit == "row" and not whole else 1
         step *= max(1, GRAIN // step)
         while at < end:
@@ -244,7 +243,7 @@ class Merged:
 
     def _walk(self) -> Read:
         """A reader for one pass from the first element to the last."""
-        window, checked = Window(self, self.numel), self.masked or not self.walked
+        window, checked = self._window(self.numel), self.masked or not self.walked
         self.walked = True
         return lambda start, stop: self.group(start, stop, window, checked=checked)[0]
 
@@ -259,8 +258,8 @@ class Merged:
             window: Reads ahead, where a whole range is walked.
             checked: Look for what is not finite.
         """
-        window = window or Window(self, stop)
-        blocks = {i: window.block(i, start, stop) for i in self.positions}
+        window = window or self._window(stop)
+        blocks = window.blocks(start, stop)
         fixed = None
         if checked and not all(math.isfinite(float(blocks[i].sum())) for i in self.counting):
             fixed = self._agreed(blocks)
@@ -270,12 +269,25 @@ class Merged:
             members=self.names,
             tensors=tuple(blocks[i] for i in self.present),
             weights=self.shares,
+            coarse=self.coarse,
             base=blocks.get(BASE),
             stats=self._stats(start, stop) if plan.stats else {},
             seed=plan.seed,
             start=start,
         )
         return group, fixed
+
+    def _window(self, end: int) -> Window:
+        arithmetic, name = self.arithmetic, self.step.name
+        return Window(
+            {i: arithmetic.source(i) for i in self.positions},
+            {i: arithmetic.spec(i, name).dtype for i in self.positions},
+            name,
+            end,
+            self.numel,
+            self.wide,
+            arithmetic.device,
+        )
 
     def _computed(
         self, window: Window, low: int, start: int, stop: int, state: Any
@@ -340,42 +352,6 @@ class Merged:
                 read = [source.read(name) for source in own]
             found[kind] = tuple(t.to(device, compute_dtype(t.dtype)) for t in read)
         return found
-
-
-class Window:
-    """Reads the members' bytes some way ahead of the blocks that are asked for, in order.
-
-    Args:
-        merged: Whose tensor is read.
-        end: Where the range that will be walked ends.
-    """
-
-    def __init__(self, merged: Merged, end: int) -> None:
-        self._merged = merged
-        self._end = end
-        self._raw: dict[int, tuple[int, Tensor]] = {}
-
-    def block(self, position: int, start: int, stop: int) -> Tensor:
-        """A flat block of one member in the compute dtype; complex numbers as pairs."""
-        merged = self._merged
-        first, raw = self._raw.get(position, (0, None))
-        if raw is None or start < first or stop > first + raw.numel() * merged.pairs:
-            first = start // merged.pairs * merged.pairs
-            raw = self._read(position, first, max(stop, min(first + AHEAD, self._end)))
-            self._raw[position] = first, raw
-        if merged.pairs == 1:
-            return raw[start - first : stop - first].to(merged.wide)
-        flat = torch.view_as_real(raw.to(merged.wide).resolve_conj()).reshape(-1)
-        return flat[start - first : stop - first]
-
-    def _read(self, position: int, start: int, stop: int) -> Tensor:
-        merged = self._merged
-        source, pairs = merged.arithmetic.source(position), merged.pairs
-        stop = min(-(-stop // pairs), merged.numel // pairs)
-        raw = source.read(merged.step.name, start=start // pairs, stop=stop)
-        device = merged.arithmetic.device
-        # From pinned memory a thread's copy runs beside the arithmetic of the others.
-        return raw if device.type == "cpu" else raw.pin_memory().to(device, non_blocking=True)
 
 
 def _cut(fixed: Fixed | None, start: int, stop: int) -> Fixed | None:

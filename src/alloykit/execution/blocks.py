@@ -80,9 +80,8 @@ class Cutting:
 
     def block(self, index: int) -> Block:
         """The block of that number."""
+        # Of files that begin with the same number the last one: those before it have no data.
         file = bisect.bisect_right(self._firsts, index) - 1
-        while self._firsts[file + 1] == index:  # files without data have no blocks
-            file += 1
         layout = self.layouts[file]
         start = len(layout.header) + (index - self._firsts[file]) * self.size
         return Block(index, file, start, min(start + self.size, layout.size))

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import json
 import os
 import shutil
-import zlib
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,83 +46,6 @@ class Target:
         return [self.partial / name for name in self.names] or [self.partial]
 
 
-class Journal:
-    """The blocks that are safe on disk, in a file that only grows; a torn last line is ignored.
-
-    Args:
-        path: Where it is.
-        identity: Digest of everything that the blocks depend on.
-        block: Bytes of a block.
-    """
-
-    def __init__(self, path: Path, identity: str, block: int) -> None:
-        self.path = path
-        self.head = {"identity": identity, "block": block}
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._file)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
-                raise
-            raise OutputExists(
-                f"Another process is writing what {shown(str(path))} is the journal of. "
-                "Wait for it, or choose another name."
-            ) from error
-
-    def begin(self) -> None:
-        """Forget what was there, and note what the blocks will depend on."""
-        os.ftruncate(self._file, 0)
-        self._append(self.head)
-
-    def add(self, blocks: Sequence[int]) -> None:
-        """Note that these blocks are safe on disk."""
-        self._append({"blocks": _spans(blocks)})
-
-    def _append(self, record: dict[str, object]) -> None:
-        text = json.dumps(record, sort_keys=True)
-        os.write(self._file, f"{text} {zlib.crc32(text.encode()):08x}\n".encode())
-        os.fsync(self._file)
-
-    def read(self) -> tuple[dict[str, object], set[int]]:
-        """What the blocks depend on, and which are done; empty where nothing can be used."""
-        records = list(_records(self.path.read_bytes()))
-        if not records or "identity" not in records[0]:
-            return {}, set()
-        done: set[int] = set()
-        for record in records[1:]:
-            for first, last in record.get("blocks", ()):  # type: ignore[attr-defined]
-                done.update(range(first, last + 1))
-        return records[0], done
-
-    def remove(self) -> None:
-        """Remove the file."""
-        self.path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Let go of the file, and of the right to write."""
-        os.close(self._file)
-
-
-def _records(data: bytes) -> Iterable[dict[str, object]]:
-    for line in data.split(b"\n")[:-1]:
-        text, _, check = line.rpartition(b" ")
-        if check != f"{zlib.crc32(text):08x}".encode():
-            return
-        yield json.loads(text)
-
-
-def _spans(blocks: Sequence[int]) -> list[list[int]]:
-    """Numbers as runs: [3, 4, 5, 9] -> [[3, 5], [9, 9]]."""
-    spans: list[list[int]] = []
-    for block in sorted(blocks):
-        if spans and block == spans[-1][1] + 1:
-            spans[-1][1] = block
-        else:
-            spans.append([block, block])
-    return spans
-
-
 class PartialFiles:
     """The files of a target while they are being written, each at its full size from the start.
 
@@ -133,6 +53,9 @@ class PartialFiles:
         paths: The files.
         layouts: Their layouts.
         create: Make them anew, with their headers; otherwise they must be there.
+
+    Raises:
+        CheckpointError: What is there is not what such a run began.
     """
 
     def __init__(self, paths: Sequence[Path], layouts: Sequence[Layout], *, create: bool) -> None:
@@ -140,34 +63,37 @@ class PartialFiles:
         self.layouts = list(layouts)
         self._files: list[int] = []
         self._direct: list[int | None] = []
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_TRUNC if create else 0)
+        self._buffered: set[int] = set()
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT | os.O_EXCL) * create
         try:
             for path, layout in zip(paths, layouts, strict=True):
                 self._files.append(os.open(path, flags, 0o666))
                 if create:
-                    # Room for the last page too, which is written whole.
-                    reserve(self._files[-1], -(-layout.size // PAGE) * PAGE)
+                    reserve(self._files[-1], _padded(layout))
                     write_at(self._files[-1], memoryview(layout.header), 0)
+                else:
+                    _require_begun(self._files[-1], path, layout)
                 self._direct.append(_open_direct(path))
         except BaseException:
             self.close()
             raise
 
     def write(self, block: Block, data: memoryview) -> None:
-        """Write the bytes of a block where they belong, past the page cache where that works.
-
-        ``data`` must have room up to the next multiple of 4096 behind it.
-        """
+        """Write the bytes of a block where they belong, past the page cache where that works."""
         direct = self._direct[block.file]
-        if direct is not None and block.size % PAGE == 0:
+        if direct is not None and block.size % PAGE == 0 and block.file not in self._buffered:
             try:
                 write_at(direct, data, block.start)
                 return
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
-                self._direct[block.file] = None
+                self._buffered.add(block.file)
         write_at(self._files[block.file], data, block.start)
+
+    def head(self, block: Block) -> bytes:
+        """The first bytes of a block, as they can be read now."""
+        return os.pread(self._files[block.file], min(PAGE, block.size), block.start)
 
     def sync(self) -> None:
         """Make sure that everything written is on the disk."""
@@ -181,10 +107,26 @@ class PartialFiles:
             os.fsync(file)
 
     def close(self) -> None:
-        """Close the files."""
-        for file in (*self._files, *(each for each in self._direct if each is not None)):
-            os.close(file)
-        self._files, self._direct = [], []
+        """Close the files, all of them even where one cannot be."""
+        with ExitStack() as stack:
+            for file in (*self._files, *(each for each in self._direct if each is not None)):
+                stack.callback(os.close, file)
+            self._files, self._direct = [], []
+
+
+def _padded(layout: Layout) -> int:
+    """Size of a file while it is written: whole pages."""
+    return -(-layout.size // PAGE) * PAGE
+
+
+def _require_begun(file: int, path: Path, layout: Layout) -> None:
+    size = os.fstat(file).st_size
+    sized = size in (layout.size, _padded(layout))
+    if sized and os.pread(file, len(layout.header), 0) == layout.header:
+        return
+    raise CheckpointError(
+        f"{shown(str(path))} is not the file that this merge began to write. Start it anew."
+    )
 
 
 def _open_direct(path: Path) -> int | None:
@@ -196,20 +138,45 @@ def _open_direct(path: Path) -> int | None:
 
 
 def publish_target(target: Target, *, overwrite: bool) -> None:
-    """Give the finished file or folder its name."""
-    if not target.names:
-        publish(target.partial, target.path, overwrite)
+    """Give the finished file or folder its name; on an error what was there is there again."""
+    if target.names:
+        sync_folder(target.partial)
+        _publish_folder(target, overwrite)
         return
-    sync_folder(target.partial)
-    replaced = target.path.parent / f".{target.path.name}.replaced"
-    if overwrite and target.path.is_dir():
+    try:
+        publish(target.partial, target.path, overwrite)
+    except BaseException:
+        if not overwrite and _same(target.partial, target.path):
+            target.path.unlink()
+        raise
+
+
+def _publish_folder(target: Target, overwrite: bool) -> None:
+    path, replaced = target.path, target.path.parent / f".{target.path.name}.replaced"
+    moved = overwrite and path.is_dir()
+    if moved:
         shutil.rmtree(replaced, ignore_errors=True)
-        target.path.rename(replaced)
-    elif os.path.lexists(target.path):
-        raise OutputExists(f"{shown(str(target.path))} appeared meanwhile. Choose another name.")
-    target.partial.rename(target.path)
-    sync_folder(target.path.parent)
+        path.rename(replaced)
+    elif os.path.lexists(path):
+        raise OutputExists(f"{shown(str(path))} appeared meanwhile. Choose another name.")
+    try:
+        target.partial.rename(path)
+        sync_folder(path.parent)
+    except BaseException:
+        if not target.partial.exists():
+            with suppress(OSError):
+                path.rename(target.partial)
+        if moved:
+            with suppress(OSError):
+                replaced.rename(path)
+        raise
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _same(a: Path, b: Path) -> bool:
+    with suppress(OSError):
+        return a.samefile(b)
+    return False
 
 
 def check_folder(target: Target, overwrite: bool, inputs: Sequence[Path]) -> None:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from alloykit.execution.arithmetic import Arithmetic
 from alloykit.execution.blocks import Block, Cutting, Part
+from alloykit.execution.output import PartialFiles
 from alloykit.execution.plan import Step
 from alloykit.execution.scheduling import Schedule
 
-Write = Callable[[Block, memoryview], None]
-"""Puts the bytes of a block where they belong; called from several threads at a time."""
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 Done = Callable[[Block, bool], None]
 """Told after a block is written, and whether all of its values were sound."""
@@ -27,18 +27,20 @@ def run_blocks(
     arithmetic: Arithmetic,
     cutting: Cutting,
     indices: Sequence[int],
-    write: Write,
+    files: PartialFiles,
     *,
     threads: int,
     done: Done,
 ) -> None:
     """Compute these blocks, and write each as soon as it is computed.
 
+    The calling thread only waits: an interrupt that reaches it can leave no lock behind.
+
     Args:
         arithmetic: Computes ranges of tensors.
         cutting: What the blocks are.
         indices: Which of them to do.
-        write: Where the bytes go.
+        files: Where the bytes go.
         threads: Number of threads, at least 1.
         done: Called after each block, by the thread that wrote it.
 
@@ -48,40 +50,54 @@ def run_blocks(
     surveyed, uses = _surveyed(arithmetic, cutting, indices)
     pairs = ((block, tuple(cutting.parts(block))) for block in map(cutting.block, indices))
     schedule = Schedule(pairs, surveyed, uses, ahead=threads)
-    worker = _Worker(arithmetic, cutting, schedule, write, done)
+    worker = _Worker(arithmetic, cutting, schedule, files, done)
+    started: list[threading.Thread] = []
     with one_thread_each():
-        started = [threading.Thread(target=worker.run, daemon=True) for _ in range(threads - 1)]
-        for thread in started:
-            thread.start()
-        worker.run()
-        _wait_for(started, schedule)
+        if any(needs_model_state(arithmetic, step) for step in surveyed):
+            _ = arithmetic.model_state
+        try:
+            for _ in range(threads):
+                started.append(threading.Thread(target=worker.run, daemon=True))
+                started[-1].start()
+        except BaseException as error:
+            schedule.fail(error)
+        _wait_for([thread for thread in started if thread.ident is not None], schedule)
     if schedule.error is not None:
         raise schedule.error
 
 
+def needs_model_state(arithmetic: Arithmetic, step: Step) -> bool:
+    """Whether a step waits for a survey of the whole model, which is then made once."""
+    method = arithmetic.merged(step).method
+    return method.survey is not None and method.scope == "model"
+
+
 def _wait_for(threads: Sequence[threading.Thread], schedule: Schedule) -> None:
-    """Wait for the other threads, in steps short enough that an interrupt is noticed."""
-    try:
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.1)
-    except BaseException as error:
-        schedule.fail(error)
-        for thread in threads:
-            thread.join()
+    """Wait for all threads to end, whatever interrupts: they write to files still open for them.
+
+    They end after what they are at. Waiting in short steps lets interrupts through.
+    """
+    while any(thread.is_alive() for thread in threads):
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.1)
+        except BaseException as error:
+            schedule.fail(error)
+
+
+def surveyed_names(arithmetic: Arithmetic, cutting: Cutting) -> frozenset[str]:
+    """Names of the tensors that something must be known of before their blocks are computed."""
+    merged = [arithmetic.merged(step) for step in arithmetic.plan.steps if step.action == "merge"]
+    block = cutting.size // 2
+    return frozenset(m.step.name for m in merged if m.method.survey or m.whole(block))
 
 
 def _surveyed(
     arithmetic: Arithmetic, cutting: Cutting, indices: Sequence[int]
 ) -> tuple[list[Step], Counter[str]]:
     """The steps that must be prepared, in the order of their first blocks, and their parts."""
-    steps = [step for step in arithmetic.plan.steps if step.action == "merge"]
-    elements = cutting.size // 2
-    needing = {
-        step.name
-        for step in steps
-        if (merged := arithmetic.merged(step)).method.survey or merged.whole(elements)
-    }
+    needing = surveyed_names(arithmetic, cutting)
     uses: Counter[str] = Counter()
     if not needing:
         return [], uses
@@ -95,46 +111,55 @@ def _surveyed(
 
 
 class _Worker:
+    """What every thread does; one object for all of them."""
+
     def __init__(
         self,
         arithmetic: Arithmetic,
         cutting: Cutting,
         schedule: Schedule,
-        write: Write,
+        files: PartialFiles,
         done: Done,
     ) -> None:
         self.arithmetic = arithmetic
         self.cutting = cutting
         self.schedule = schedule
-        self.write = write
+        self.files = files
         self.done = done
+        self.unsound: set[str] = set()
 
     def run(self) -> None:
         """Do tasks until there are none, or until one fails, here or elsewhere."""
-        torch.set_num_threads(1)
-        # Anonymous memory of a mapping is aligned to pages, as writing past the page cache asks.
-        buffer = mmap.mmap(-1, self.cutting.size)
         try:
+            torch.set_num_threads(1)
+            # A mapping begins at a page, as writing past the page cache asks.
+            view = memoryview(mmap.mmap(-1, self.cutting.size, flags=PRIVATE))
             while (task := self.schedule.next()) is not None:
                 if task.step is not None:
                     self.schedule.keep(task.step, self._prepared(task.step))
                 elif task.block is not None:
-                    self._block(task.block, task.parts, buffer)
+                    self._block(task.block, task.parts, view)
         except BaseException as error:
             self.schedule.fail(error)
 
     def _prepared(self, step: Step) -> object:
-        merged = self.arithmetic.merged(step)
-        return merged.prepare(whole=merged.whole(self.cutting.size // 2))
-
-    def _block(self, block: Block, parts: tuple[Part, ...], buffer: mmap.mmap) -> None:
-        flat = torch.frombuffer(buffer, dtype=torch.uint8)
         before = len(self.arithmetic.problems)
+        merged = self.arithmetic.merged(step)
+        state = merged.prepare(whole=merged.whole(self.cutting.size // 2))
+        if len(self.arithmetic.problems) != before:
+            # What is computed as a whole is not looked at again when its blocks are cut from it.
+            self.unsound.add(step.name)
+        return state
+
+    def _block(self, block: Block, parts: tuple[Part, ...], view: memoryview) -> None:
+        before = len(self.arithmetic.problems)
+        flat = torch.frombuffer(view, dtype=torch.uint8)
         for part in parts:
             self._part(part, flat)
         # Blocks in which another thread found a problem meanwhile are done anew: no harm.
         sound = len(self.arithmetic.problems) == before
-        self.write(block, memoryview(buffer)[: block.size])
+        sound = sound and not any(part.step.name in self.unsound for part in parts)
+        self.files.write(block, view[: block.size])
         self.schedule.finish(parts)
         self.done(block, sound)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +24,12 @@ class Task:
 class Schedule:
     """Hands out tasks to threads. A step is prepared once, kept, and let go after its last block.
 
-    While one thread prepares what the next block needs, others prepare what comes after it, so
-    that no more than one step a thread is prepared ahead.
+    Threads prepare what the next block needs, each another step of it; where all of it is under
+    way, what comes after it, so that few steps are prepared ahead.
 
     Args:
         blocks: The blocks to do with their parts, in order.
-        prepared: Names of the steps that must be prepared before their blocks.
+        prepared: The steps that must be prepared before their blocks, in the order of those.
         uses: Number of parts of each of these steps.
         ahead: How many steps may be prepared and unused at a time.
     """
@@ -42,49 +42,66 @@ class Schedule:
         ahead: int,
     ) -> None:
         self._blocks: Iterator[tuple[Block, tuple[Part, ...]]] = iter(blocks)
-        self._to_prepare = {step.name: step for step in prepared}
-        self._needing = frozenset(self._to_prepare)
+        self._steps = {step.name: step for step in prepared}
+        self._later = deque(self._steps)
+        self._started: set[str] = set()
         self._uses = uses
         self._ahead = ahead
         self._states: dict[str, Any] = {}
         self._preparing = 0
         self._head: tuple[Block, tuple[Part, ...]] | None = None
+        self._missing: set[str] = set()
+        self._soon: deque[str] = deque()
         self._changed = threading.Condition()
         self.error: BaseException | None = None
 
     def next(self) -> Task | None:
         """The next task, waiting for one; None where there is nothing left or a thread failed."""
         with self._changed:
-            while True:
-                if self.error is not None:
+            while self.error is None:
+                if self._head is None and not self._take():
                     return None
-                self._head = self._head or next(self._blocks, None)
-                if self._head is None:
-                    return None
-                block, parts = self._head
-                missing = [
-                    part.step.name
-                    for part in parts
-                    if part.step.name in self._needing and part.step.name not in self._states
-                ]
-                if not missing:
+                if self._head is not None and not self._missing:
+                    block, parts = self._head
                     self._head = None
                     return Task(block, parts)
-                step = self._to_prepare.pop(missing[0], None) or self._one_ahead()
+                step = self._to_prepare()
                 if step is not None:
+                    self._started.add(step.name)
                     self._preparing += 1
                     return Task(None, step=step)
                 self._changed.wait()
-
-    def _one_ahead(self) -> Step | None:
-        if not self._to_prepare or len(self._states) + self._preparing >= self._ahead:
             return None
-        return self._to_prepare.pop(next(iter(self._to_prepare)))
+
+    def _take(self) -> bool:
+        """Look at the next block, and at what it waits for; False where there is none."""
+        self._head = next(self._blocks, None)
+        if self._head is None:
+            return False
+        names = dict.fromkeys(part.step.name for part in self._head[1])
+        self._soon = deque(name for name in names if name in self._steps)
+        self._missing = {name for name in self._soon if name not in self._states}
+        return True
+
+    def _to_prepare(self) -> Step | None:
+        """What the next block waits for; where all of it is under way, what comes after it."""
+        name = self._unstarted(self._soon)
+        if name is None and len(self._states) + self._preparing < self._ahead:
+            name = self._unstarted(self._later)
+        return None if name is None else self._steps[name]
+
+    def _unstarted(self, names: deque[str]) -> str | None:
+        while names:
+            name = names.popleft()
+            if name not in self._started:
+                return name
+        return None
 
     def keep(self, step: Step, state: Any) -> None:
         """What a prepared step's blocks will be given."""
         with self._changed:
             self._states[step.name] = state
+            self._missing.discard(step.name)
             self._preparing -= 1
             self._changed.notify_all()
 
@@ -97,7 +114,7 @@ class Schedule:
         with self._changed:
             for part in parts:
                 name = part.step.name
-                if name in self._needing:
+                if name in self._steps:
                     self._uses[name] -= 1
                     if not self._uses[name]:
                         del self._states[name]

@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from alloykit.checkpoints.layout import Layout, lay_out, shards
 from alloykit.checkpoints.wording import shown
 from alloykit.checkpoints.writing import atomic_write
-from alloykit.errors import AlloyError, CheckpointError
+from alloykit.errors import AlloyError, CheckpointError, InvalidParameter
 from alloykit.execution.arithmetic import Arithmetic
 from alloykit.execution.blocks import Block, Cutting
+from alloykit.execution.journal import Journal
 from alloykit.execution.limits import Limits
 from alloykit.execution.output import (
     INDEX,
-    Journal,
     PartialFiles,
     Target,
     check_folder,
@@ -84,41 +87,71 @@ def merge_to_files(
     limits = limits or Limits()
     plan = arithmetic.plan
     groups, target = _files(plan, destination)
-    check_folder(target, destination.overwrite, list(destination.inputs))
-    layouts = [lay_out(group, destination.metadata) for group in groups]
-    threads, block = limits.fitted(arithmetic)
-    identity = _identity(plan, layouts, destination.identity)
-    try:
-        journal = Journal(target.journal, identity, block)
-    except OSError as error:
-        raise _not_written(target, error) from error
-    keep = destination.resume
-    try:
-        cutting, done, files = _begun(plan, target, layouts, journal, destination.resume)
+    with _clear_errors(target):
+        check_folder(target, destination.overwrite, list(destination.inputs))
+        layouts = [lay_out(group, destination.metadata) for group in groups]
+        threads, block = limits.fitted(arithmetic)
+        journal = Journal(target.journal, _identity(arithmetic, layouts, destination), block)
+        begun = False
         try:
+            cutting, done, files = _begun(plan, target, layouts, journal, destination.resume)
+            begun = True
             tracker = _Tracker(cutting, done, files, journal, limits.sync, progress)
             todo = [index for index in range(len(cutting)) if index not in done]
-            execute(arithmetic, cutting, todo, files.write, threads=threads, done=tracker.written)
-            arithmetic.problems.require_none()
-            _write_index(target, groups)
-            files.finish()
-        finally:
-            files.close()
-        publish_target(target, overwrite=destination.overwrite)
-    except OSError as error:
-        if isinstance(error, AlloyError):
-            keep = False
+            with _closed(files, tracker if destination.resume else None):
+                execute(arithmetic, cutting, todo, files, threads=threads, done=tracker.written)
+                arithmetic.problems.require_none()
+                _write_index(target, groups)
+                files.finish()
+            publish_target(target, overwrite=destination.overwrite)
+            journal.remove()
+        except BaseException as error:
+            hopeless = begun and isinstance(error, AlloyError)
+            if hopeless or not (destination.resume and journal.used and target.partial.exists()):
+                discard(target)
+                journal.remove()
             raise
-        raise _not_written(target, error) from error
+        finally:
+            journal.close()
+    return target.path
+
+
+@contextmanager
+def _clear_errors(target: Target) -> Iterator[None]:
+    """Say what the system refused, of which file."""
+    try:
+        yield
     except AlloyError:
-        keep = False
+        raise
+    except OSError as error:
+        raise CheckpointError(
+            f"{shown(str(target.path))} was not written: {error.strerror or error}."
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _out_of_memory(error):
+            raise
+        raise InvalidParameter(
+            f"{shown(str(target.path))} was not written: there was not enough memory. Take fewer "
+            "threads, or set 'memory'."
+        ) from error
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def _closed(files: PartialFiles, tracker: _Tracker | None) -> Iterator[None]:
+    """Close the files in the end; where the work is interrupted, note first how far it came."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if tracker is not None:
+            with suppress(OSError):
+                tracker.note()
         raise
     finally:
-        if not keep or not target.partial.exists():
-            discard(target)
-            journal.remove()
-        journal.close()
-    return target.path
+        files.close()
 
 
 def _files(plan: Plan, destination: Destination) -> tuple[list[dict], Target]:  # type: ignore[type-arg]
@@ -130,11 +163,13 @@ def _files(plan: Plan, destination: Destination) -> tuple[list[dict], Target]:  
     return groups, Target(destination.path, tuple(names))
 
 
-def _identity(plan: Plan, layouts: Sequence[Layout], extra: Sequence[str]) -> str:
-    digest = hashlib.sha256(plan.to_json().encode())
+def _identity(arithmetic: Arithmetic, layouts: Sequence[Layout], destination: Destination) -> str:
+    """A digest of all that the bytes depend on."""
+    digest = hashlib.sha256(arithmetic.plan.to_json().encode())
     for layout in layouts:
         digest.update(layout.header)
-    digest.update(json.dumps(list(extra)).encode())
+    software = [torch.__version__, arithmetic.device.type]
+    digest.update(json.dumps([*software, *destination.identity]).encode())
     return digest.hexdigest()
 
 
@@ -142,23 +177,25 @@ def _begun(
     plan: Plan, target: Target, layouts: Sequence[Layout], journal: Journal, resume: bool
 ) -> tuple[Cutting, set[int], PartialFiles]:
     """The files as a killed run left them, or new ones; and which blocks are done."""
-    head, done = journal.read() if resume else ({}, set())
-    block = int(str(journal.head["block"]))
-    if done and head["identity"] != journal.head["identity"]:
-        raise CheckpointError(
-            f"{shown(str(target.path))} cannot be continued: the inputs, the settings or the "
-            "version are not those of the run that was killed. Run without --resume to start anew."
-        )
-    if done and all(path.exists() for path in target.files()):
-        block = int(str(head["block"]))
-        files = PartialFiles(target.files(), layouts, create=False)
-        return Cutting(plan, layouts, block), done, files
+    if resume and journal.used:
+        head, done = journal.read()
+        if done and head["identity"] != journal.head["identity"]:
+            raise CheckpointError(
+                f"{shown(str(target.path))} cannot be continued: the inputs, the settings or the "
+                "versions are not those of the run that was killed. Run without --resume to start "
+                "anew."
+            )
+        if done:
+            # What was removed or cut meanwhile is made anew.
+            with suppress(CheckpointError, FileNotFoundError):
+                files = PartialFiles(target.files(), layouts, create=False)
+                return Cutting(plan, layouts, int(str(head["block"]))), done, files
     discard(target)
     journal.begin()
     if target.names:
         target.partial.mkdir()
     files = PartialFiles(target.files(), layouts, create=True)
-    return Cutting(plan, layouts, block), set(), files
+    return Cutting(plan, layouts, int(str(journal.head["block"]))), set(), files
 
 
 class _Tracker:
@@ -193,9 +230,19 @@ class _Tracker:
             if self._progress is not None:
                 self._progress("", self._bytes, self._total)
             if self._unsynced >= self._every:
-                self._files.sync()
-                self._journal.add(self._waiting)
-                self._waiting, self._unsynced = [], 0
+                self._note()
+
+    def note(self) -> None:
+        """Make durable what was written, and note it."""
+        with self._lock:
+            self._note()
+
+    def _note(self) -> None:
+        # Out of hand first: what a failed sync was about is lost, though the next one may succeed.
+        waiting, self._waiting, self._unsynced = self._waiting, [], 0
+        self._files.sync()
+        if waiting:
+            self._journal.add(waiting)
 
 
 def _write_index(target: Target, groups: Sequence[Mapping]) -> None:  # type: ignore[type-arg]
@@ -207,7 +254,3 @@ def _write_index(target: Target, groups: Sequence[Mapping]) -> None:  # type: ig
     (target.partial / INDEX).unlink(missing_ok=True)
     with atomic_write(target.partial / INDEX) as file:
         file.write(json.dumps(index, indent=2, ensure_ascii=False).encode())
-
-
-def _not_written(target: Target, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{shown(str(target.path))} was not written: {error.strerror or error}.")
