@@ -30,14 +30,17 @@ _HOMES = {
     "save_checkpoint": "alloykit.api.merging",
     "save_ensemble": "alloykit.ensembling.exporting",
     "soup": "alloykit.api.choosing",
+    "stats": "alloykit.api.statistics",
+    "tune": "alloykit.api.choosing",
     "update_batch_norm": "alloykit.evaluation.batch_norm",
 }
 
 if TYPE_CHECKING:
-    from alloykit.api.choosing import soup
+    from alloykit.api.choosing import soup, tune
     from alloykit.api.ensembling import ensemble
     from alloykit.api.judging import compare, diagnose, inspect, methods
     from alloykit.api.merging import average, interpolate, merge, save_checkpoint
+    from alloykit.api.statistics import stats
     from alloykit.checkpoints.matching import match
     from alloykit.checkpoints.opening import open_checkpoint
     from alloykit.comparison.comparing import Comparison
@@ -72,6 +75,8 @@ __all__ = [
     "save_checkpoint",
     "save_ensemble",
     "soup",
+    "stats",
+    "tune",
     "update_batch_norm",
 ]
 

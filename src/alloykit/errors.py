@@ -6,6 +6,7 @@ AlloyError                              exit code
 ├── InvalidWeights(ValueError)              2   mixing weights that cannot be used as asked
 ├── MissingInput(ValueError)                2   something that the method needs was not given
 ├── InvalidStudy(ValueError)                2   a study file with mistakes, all listed
+├── InvalidRecipe(ValueError)               2   a recipe with mistakes, all listed
 ├── DataError(ValueError)                   3   splits, labels or outputs that do not fit
 │   └── DataLeak(ValueError)                3   validation and test share examples
 ├── CheckpointError(ValueError)             4   a file or tensor that cannot be used
@@ -55,6 +56,12 @@ class MissingInput(AlloyError, ValueError):
 
 class InvalidStudy(AlloyError, ValueError):
     """A study file with mistakes; the text lists all of them."""
+
+    exit_code = 2
+
+
+class InvalidRecipe(AlloyError, ValueError):
+    """A recipe with mistakes; the text lists all of them."""
 
     exit_code = 2
 

@@ -81,6 +81,8 @@ class TensorGroup:
         stats: Statistics such as "fisher" or "gram", one tensor per member.
         seed: The seed of the merge.
         start: Position of the first element in the flattened whole tensor.
+        coarse: Whether members and result are stored with at most half of float32's digits, so
+            that its last ones do not show.
     """
 
     name: str
@@ -91,6 +93,7 @@ class TensorGroup:
     stats: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     seed: int = 0
     start: int = 0
+    coarse: bool = False
 
     def uniform(self, member: str) -> Tensor:
         """Numbers in [0, 1), float32, shaped like the tensors, one drawn for each element.

@@ -15,10 +15,12 @@ from alloykit.cli import main
 main({arguments!r})
 """
 HEAVY = ("torch", "numpy", "scipy", "matplotlib", "torchmetrics", "sklearn")
-COMMANDS = ("inspect", "average", "interpolate", "diagnose", "compare", "methods", "demo")
+COMMANDS = ("inspect", "merge", "average", "interpolate", "diagnose", "compare", "methods", "demo")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["average", "--help"], ["compare", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["average", "--help"], ["merge", "--help"], ["compare", "--help"]]
+)
 def test_help_does_not_import_torch(arguments: list[str]):
     started = time.perf_counter()
     done = _run(arguments)

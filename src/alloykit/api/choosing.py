@@ -100,6 +100,7 @@ def tune(
     bounds: tuple[float, float] | None = None,
     points: int = 12,
     rule: Rule = "best",
+    prefer: float | None = None,
     validation: Any,
     module: nn.Module | None = None,
     base: Any = None,
@@ -127,7 +128,8 @@ def tune(
         bounds: Or the ends of an interval to search by golden section.
         points: Merges that the golden section may try, at least 3.
         rule: "best", or "one_se": of the values within one standard error of the best the one
-            nearest to the method's default.
+            nearest to ``prefer``.
+        prefer: The value to stay near; by default the method's own default, where that is a number.
         validation: The data that chooses.
         module: A module of the architecture, where the models are files or state dicts.
         base: As in ``merge``.
@@ -169,7 +171,9 @@ def tune(
         job.checkpoints, method, parameter, given, in_order(weights, job.checkpoints), job.origin,
         job.stats, seed,
     )  # fmt: skip
-    choice = tuned(tunable, judge, values=values, bounds=bounds, points=points, rule=rule)
+    choice = tuned(
+        tunable, judge, values=values, bounds=bounds, points=points, rule=rule, prefer=prefer
+    )
     return _result(models, tunable.merged(choice.parameters[parameter]), choice, judge)
 
 

@@ -16,6 +16,7 @@ from alloykit.api.planning import checked_device, executor_named, planned
 from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.checkpoints.writing import write_safetensors
 from alloykit.errors import InvalidParameter, MissingInput
+from alloykit.execution.allocation import keep_freed_memory
 from alloykit.execution.limits import Limits, parsed_bytes
 from alloykit.execution.manifest import write_manifest
 from alloykit.execution.members import several
@@ -140,6 +141,7 @@ def merge(
             metadata=job.provenance(digests), overwrite=overwrite, inputs=job.files,
         )  # fmt: skip
         return target
+    keep_freed_memory()
     arithmetic = job.arithmetic(limits.device)
     destination = Destination(
         target, job.provenance(digests), shard_size, overwrite, resume, job.files, job.identity()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,29 @@ import numpy as np
 import torch
 
 from alloykit.api.inputs import Models, files_of, in_order, is_path, opened_base, sources_of
-from alloykit.checkpoints.digests import content_digest, file_digest, fingerprint
+from alloykit.checkpoints.digests import (
+    WEIGHT_FILES,
+    content_digest,
+    file_digest,
+    fingerprint,
+)
 from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.checkpoints.provenance import provenance
-from alloykit.errors import InvalidParameter, MissingInput, did_you_mean
+from alloykit.checkpoints.wording import shown
+from alloykit.errors import (
+    AlloyError,
+    CheckpointError,
+    InvalidParameter,
+    MissingInput,
+    did_you_mean,
+)
 from alloykit.execution.arithmetic import Arithmetic
 from alloykit.execution.inputs import Inputs
 from alloykit.execution.limits import Limits
 from alloykit.execution.members import open_members, several
 from alloykit.execution.plan import Plan, plan_merge
+from alloykit.execution.ray import on_cluster
+from alloykit.execution.ray_task import Sources
 from alloykit.execution.running import run_blocks
 from alloykit.execution.schedules import to_json
 from alloykit.registry import merge_methods
@@ -31,6 +46,18 @@ DIGESTS: Mapping[str, Callable[[str | Path], str]] = {
 }
 EXECUTORS = ("local", "ray")
 COMPAT = ("mergekit",)
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Say what the system refused, of which file."""
+    try:
+        yield
+    except AlloyError:
+        raise
+    except OSError as error:
+        name = shown(str(error.filename or "An input"))
+        raise CheckpointError(f"{name} cannot be read: {error.strerror or error}.") from error
 
 
 @dataclass(frozen=True)
@@ -76,14 +103,10 @@ class Job:
 
     def identity(self) -> list[str]:
         """Sizes and times of change of the input files: what a resumed run finds unchanged."""
-        lines = []
-        for path in self.files:
-            inside = sorted(path.iterdir()) if path.is_dir() else [path]
-            for file in inside:
-                if file.is_file():
-                    status = file.stat()
-                    lines.append(f"{file.absolute()} {status.st_size} {status.st_mtime_ns}")
-        return lines
+        files = [file for path in self.files for file in _weight_files(path)]
+        with clear_errors():
+            found = [(file.absolute(), file.stat()) for file in files]
+        return [f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in found]
 
     def provenance(self, digests: str = "fingerprint") -> dict[str, str]:
         """The record of this merge, for the header of its result."""
@@ -130,6 +153,7 @@ class Job:
         }
 
 
+@clear_errors()
 def planned(
     models: Models,
     method: str = "linear",
@@ -219,12 +243,31 @@ def executor_named(name: str, job: Job, limits: Limits) -> Callable[..., None]:
         )
     if name == "local":
         return run_blocks
-    from alloykit.execution.ray import on_cluster
+    return on_cluster(_on_disk(job))
 
-    every = [*job.sources, *([] if job.origin is None else [job.base])]
-    if not all(map(is_path, every)):
+
+def _on_disk(job: Job) -> Sources:
+    """Where the inputs of a plan lie, for workers that open them anew."""
+    base = job.base if job.plan.base is not None else None
+    stats = {kind: list(job.stats_sources[kind]) for kind in job.plan.stats}
+    every = [*job.sources, *([] if base is None else [base])]
+    if not all(map(is_path, [*every, *(source for each in stats.values() for source in each)])):
         raise MissingInput("A Ray cluster reads the models from files: give paths.")
-    return on_cluster(job.trust_pickle)
+    names = [checkpoint.id for checkpoint in job.checkpoints]
+    return Sources(
+        members={name: _path(source) for name, source in zip(names, job.sources, strict=True)},
+        base=None if base is None else _path(base),
+        stats={kind: [_path(source) for source in each] for kind, each in stats.items()},
+        trust_pickle=job.trust_pickle,
+    )
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The files that a model's tensors lie in."""
+    with clear_errors():
+        if path.is_dir():
+            return sorted({file for pattern in WEIGHT_FILES for file in path.glob(pattern)})
+        return [path] if path.is_file() else []
 
 
 def _plain(value: Any) -> Any:
@@ -266,4 +309,8 @@ def _digest(checkpoint: Checkpoint, source: Any, digests: str) -> str:
 
 def _place(source: Any) -> str | None:
     """Where a source lies, or None for one in memory."""
-    return str(Path(source).expanduser().absolute()) if is_path(source) else None
+    return _path(source) if is_path(source) else None
+
+
+def _path(source: str | Path) -> str:
+    return str(Path(source).expanduser().absolute())

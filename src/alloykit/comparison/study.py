@@ -212,7 +212,7 @@ def _member(spec: MemberSpec, study: Study, folder: Path) -> Member:
     source = folder / spec.checkpoint if spec.checkpoint else folder / architecture
     name = spec.name or source.stem
     try:
-        module = _built(architecture, arguments, folder, study.trust_pickle)
+        module = built_module(architecture, arguments, folder, study.trust_pickle)
         if spec.checkpoint:
             checkpoint = open_checkpoint(source, trust_pickle=study.trust_pickle)
             load_state(module, state_dict(checkpoint))
@@ -221,9 +221,17 @@ def _member(spec: MemberSpec, study: Study, folder: Path) -> Member:
     return Member(name, module.eval(), str(source))
 
 
-def _built(
+def built_module(
     architecture: str, arguments: Mapping[str, Any], folder: Path, trust_pickle: bool
 ) -> nn.Module:
+    """The module that ``package.module:callable`` builds, or that a .pt2 file of torch holds.
+
+    Args:
+        architecture: Which of them.
+        arguments: What the callable is called with.
+        folder: Where relative paths start, and where modules are importable from.
+        trust_pickle: As in ``merge``.
+    """
     if architecture.endswith(".pt2"):
         return load_exported(folder / architecture, trust_pickle=trust_pickle)
     build: Callable[..., Any] = import_object(architecture, folder)

@@ -104,6 +104,13 @@ class Examples:
             raise InvalidParameter(f"take: the count must be at least 1. Got {count}.")
         return self._with_rows(self._known_rows(count)[:count])
 
+    def spread(self, count: int) -> Examples:
+        """``count`` examples, evenly spaced (all, where there are fewer): they may be sorted."""
+        if count < 1:
+            raise InvalidParameter(f"spread: the count must be at least 1. Got {count}.")
+        total = len(self)
+        return self if count >= total else self.keep([i * total // count for i in range(count)])
+
     def keep(self, positions: Sequence[int]) -> Examples:
         """The examples at these ascending positions."""
         chosen = torch.as_tensor(list(positions), dtype=torch.long)

@@ -96,9 +96,31 @@ def predict(
     return outputs
 
 
+def logits_of(given: Any) -> Any:
+    """The logits in what a model gives: the thing itself, its ``logits``, or its entry of them."""
+    return given.get("logits") if isinstance(given, Mapping) else getattr(given, "logits", given)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside of wrappers that cannot compute with other tensors, or hide their layers.
+
+    Example:
+        >>> inner = nn.Linear(2, 2)
+        >>> unwrapped(nn.DataParallel(inner)) is inner
+        True
+    """
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
 def batch_outputs(given: Any, count: int) -> Tensor:
     """The float32 CPU tensor in whatever a model gave for ``count`` examples."""
-    logits = given.get("logits") if isinstance(given, Mapping) else getattr(given, "logits", given)
+    logits = logits_of(given)
     if not isinstance(logits, Tensor):
         raise DataError(
             f"The model gives a {type(given).__name__}, which has no logits. Wrap it in a module "

@@ -15,7 +15,13 @@ from alloykit.data.batches import forward, placed
 from alloykit.data.examples import Examples
 from alloykit.evaluation.batch_norm import has_batch_norm, update_batch_norm
 from alloykit.evaluation.metrics import Metric
-from alloykit.evaluation.predicting import detect_kind, log_probabilities, predict
+from alloykit.evaluation.predicting import (
+    detect_kind,
+    log_probabilities,
+    logits_of,
+    predict,
+    unwrapped,
+)
 from alloykit.names import wrapper_prefix
 from alloykit.numerics import compute_dtype, is_averaged
 from alloykit.training.losses import task_loss
@@ -88,7 +94,7 @@ class Judge:
             state: Names without a wrapper's prefix -> tensors in their compute dtypes; looked up
                 anew for every batch. Tied names may be left out.
         """
-        module = _unwrapped(copy.deepcopy(self.module)).eval()
+        module = unwrapped(copy.deepcopy(self.module)).eval()
         for tensor in (*module.parameters(), *module.buffers()):
             if is_averaged(tensor.dtype):
                 tensor.data = tensor.data.to(compute_dtype(tensor.dtype))
@@ -98,7 +104,7 @@ class Judge:
         for inputs, targets in self.validation.batches():
             if self.batch_norm is None or len(targets) > 1:
                 called = _WithState(module, state)
-                outputs = as_logits(_logits(forward(called, placed(inputs, module))), self._kind)
+                outputs = as_logits(logits_of(forward(called, placed(inputs, module))), self._kind)
                 yield task_loss(outputs, targets.to(outputs.device), self.task)
 
 
@@ -125,22 +131,6 @@ class _WithState(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._call(args, kwargs)
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside of wrappers that cannot compute with other tensors."""
-    while True:
-        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            module = module.module
-        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
-            module = inner
-        else:
-            return module
-
-
-def _logits(given: Any) -> Any:
-    """The tensor in what a model gives, as ``evaluation.predicting`` finds it."""
-    return given["logits"] if isinstance(given, Mapping) else getattr(given, "logits", given)
 
 
 def as_logits(outputs: Tensor, kind: Kind | None) -> Tensor:
