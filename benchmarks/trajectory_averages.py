@@ -29,8 +29,10 @@ from alloykit.data.idx_file import read_images_and_labels
 
 OUTPUT = Path(__file__).parent / "output" / "trajectory_averages.md"
 EPOCHS, BATCH, RATE, AN_EPOCH, DECAYING = 6, 128, 2e-3, 8, 2
-DECAYS = (0.99, 0.995, 0.999)
-LAST, CLAIMED, GAIN = "last snapshot", "mean of the last 8", 0.8
+DECAYS = (0.99, 0.995)
+LAST, EACH, CLAIMED, GAIN = (
+    "last snapshot", "each of the last 16", "mean of the last 8", 0.8
+)  # fmt: skip
 
 Split = tuple[Tensor, Tensor]
 Score = tuple[float, float]
@@ -47,16 +49,20 @@ def network() -> nn.Module:
 class Run:
     """One training run: its present model, and what was kept on the way."""
 
-    def __init__(self, model: nn.Module, train: Split, seed: int) -> None:
-        self.model, self.train = model, train
+    def __init__(self, model: nn.Module, seed: int) -> None:
+        self.model = model
         self.optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
         self.order = torch.Generator().manual_seed(seed)
         self.snapshots: list[dict[str, Tensor]] = []
-        self.averages = [alloykit.ExponentialMovingAverage(model, decay=d) for d in DECAYS]
+        self.averages = [
+            alloykit.ExponentialMovingAverage(model, decay, warmup=True) for decay in DECAYS
+        ]
 
-    def epochs(self, count: int, rate: Callable[[float], float] = lambda _: 1.0) -> None:
+    def epochs(
+        self, train: Split, count: int, rate: Callable[[float], float] = lambda _: 1.0
+    ) -> None:
         """Train; ``rate`` gives the factor of the learning rate at each fraction of the way."""
-        inputs, labels = self.train
+        inputs, labels = train
         steps = count * -(-len(labels) // BATCH)
         step = 0
         for _ in range(count):
@@ -80,10 +86,10 @@ def one_seed(train: Split, test: Split, seed: int) -> dict[str, Score]:
     """Every way of averaging on the run of one seed."""
     started = time.perf_counter()
     torch.manual_seed(seed)
-    run = Run(network(), train, seed)
-    run.epochs(EPOCHS - DECAYING)
+    run = Run(network(), seed)
+    run.epochs(train, EPOCHS - DECAYING)
     decaying = {"linear": copy.deepcopy(run), "cosine": copy.deepcopy(run)}
-    run.epochs(DECAYING)
+    run.epochs(train, DECAYING)
     last = run.snapshots
 
     def merged(count: int, method: str = "linear", **parameters: object) -> Score:
@@ -91,7 +97,7 @@ def one_seed(train: Split, test: Split, seed: int) -> dict[str, Score]:
 
     found = {
         LAST: score(last[-1], test),
-        "each of the last 16": _means([score(state, test) for state in last[-16:]]),
+        EACH: _means([score(state, test) for state in last[-16:]]),
         **{f"mean of the last {count}": merged(count) for count in (8, 16, 32)},
         "WSM, cosine, last 16": merged(16, "wsm", decay="cosine"),
         **{
@@ -102,7 +108,8 @@ def one_seed(train: Split, test: Split, seed: int) -> dict[str, Score]:
     }
     rates = {"linear": lambda t: 1 - t, "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2}
     for name, other in decaying.items():
-        other.epochs(DECAYING, rates[name])
+        other.averages = []
+        other.epochs(train, DECAYING, rates[name])
         found[f"{name} decay of the rate instead"] = score(other.model.state_dict(), test)
     gain = found[CLAIMED][1] - found[LAST][1]
     print(f"seed {seed}: {gain:+.2f} points, {time.perf_counter() - started:.0f} s", flush=True)
@@ -154,10 +161,20 @@ def table(seeds: Sequence[int], results: Sequence[Mapping[str, Score]]) -> str:
         spread = f" ± {statistics.stdev(accuracies):.2f}" if len(seeds) > 1 else ""
         accuracy = f"{statistics.fmean(accuracies):.2f}{spread}"
         lines.append(f"| {name} | {statistics.fmean(losses):.4f} | {accuracy} | {gains} |")
+    return "\n".join([*lines, "", _claim(results), ""])
+
+
+def _claim(results: Sequence[Mapping[str, Score]]) -> str:
+    """What the gain is against the last snapshot, and without the luck of that one."""
     gains = [result[CLAIMED][1] - result[LAST][1] for result in results]
-    verdict = "holds" if min(gains) >= GAIN else "does not hold"
-    claim = f"The {CLAIMED} gains at least {GAIN} points on every seed: {verdict}."
-    return "\n".join([*lines, "", claim, ""])
+    typical = [result[CLAIMED][1] - result[EACH][1] for result in results]
+    reached = sum(gain >= GAIN for gain in gains)
+    return (
+        f"The {CLAIMED} is {statistics.fmean(gains):+.2f} points above the last snapshot on "
+        f"average over the seeds; {reached} of {len(gains)} seeds reach {GAIN}.\nA single snapshot "
+        f"is a matter of luck: above {EACH}, on average, it is {min(typical):+.2f} points on the "
+        "seed with the least gain."
+    )
 
 
 def read_split(folder: Path, stem: str) -> Split:

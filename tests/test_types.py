@@ -98,7 +98,7 @@ def test_numbers_are_even_over_the_interval_and_shaped_like_the_tensors():
     drawn = TensorGroup("w", ("a",), tensors, (1.0,)).uniform("a")
     assert drawn.shape == (100, 30, 100)
     assert drawn.dtype == torch.float32
-    assert 0.0 <= float(drawn.min())
+    assert float(drawn.min()) >= 0.0
     assert float(drawn.max()) < 1.0
     counts = torch.histc(drawn, bins=20, min=0.0, max=1.0)
     # Five standard deviations of a count.

@@ -15,7 +15,17 @@ from alloykit.cli import main
 main({arguments!r})
 """
 HEAVY = ("torch", "numpy", "scipy", "matplotlib", "torchmetrics", "sklearn")
-COMMANDS = ("inspect", "merge", "average", "interpolate", "diagnose", "compare", "methods", "demo")
+COMMANDS = (
+    "inspect",
+    "merge",
+    "verify",
+    "average",
+    "interpolate",
+    "diagnose",
+    "compare",
+    "methods",
+    "demo",
+)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_average_writes_the_mean_with_provenance(
         metadata = file.metadata()
     assert json.loads(metadata["method"]) == "linear"
     assert json.loads(metadata["weights"]) == {"a": 0.75, "b": 0.25}
-    assert all(d.startswith("sha256:") for d in json.loads(metadata["inputs"]).values())
+    assert all(d.startswith("fingerprint:") for d in json.loads(metadata["inputs"]).values())
     assert "0.75" in done.out
 
 

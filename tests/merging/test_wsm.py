@@ -53,5 +53,7 @@ def test_weights_by_hand_multiply():
 
 def test_its_contract():
     assert wsm().ordered
-    with pytest.raises(InvalidParameter, match="'decay' parameter of wsm .* Did you mean 'cosine'"):
+    with pytest.raises(
+        InvalidParameter, match=r"'decay' parameter of wsm .* Did you mean 'cosine'"
+    ):
         wsm(decay="cosinus")

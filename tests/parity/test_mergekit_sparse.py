@@ -156,7 +156,10 @@ def test_ramplus_tl(shape, seed, spread, count, epsilon, r, alpha):
 def test_arcee_fusion(shape, seed, spread):
     """In float64: in float32 mergekit's importances are mostly rounding."""
     base, members = wide(*drawn(shape, seed, 1, spread))
-    found, expected = ours("arcee_fusion", base, members, **COMPAT), theirs("arcee_fusion", base, members)
+    found, expected = (
+        ours("arcee_fusion", base, members, **COMPAT),
+        theirs("arcee_fusion", base, members),
+    )
     assert float((found - expected).abs().gt(1e-12).double().mean()) <= 0.01 / base.numel() ** 0.5
 
 
@@ -169,7 +172,8 @@ def kept_by(name, seed: int, run, **parameters) -> tuple[Tensor, Tensor]:
     """A task vector, and what became of it."""
     generator = torch.Generator().manual_seed(seed)
     base, delta = torch.zeros(LARGE), 0.01 * torch.randn(LARGE, generator=generator)
-    torch.manual_seed(seed)
+    # Another seed than that of the elements, which would decide together what is kept.
+    torch.manual_seed(seed + 1000)
     return delta, run(name, base, [delta], **parameters)
 
 
@@ -238,7 +242,9 @@ def test_bfloat16_is_no_further_from_float64(name, settings):
     exact = ours(name, *wide(base, members), **settings, **compat)
     error = (single.bfloat16().double() - exact).square().mean().sqrt()
     their_exact = theirs(name, *wide(base, members), **settings, **weights)
-    their_error = theirs(name, base, members, **settings, **weights).double() - their_exact
+    # Its ramplus_tl gives float32 for bfloat16.
+    there = theirs(name, base, members, **settings, **weights).bfloat16()
+    their_error = there.double() - their_exact
     assert float(error) <= 1.01 * float(their_error.square().mean().sqrt())
 
 
@@ -280,11 +286,12 @@ def test_arcee_fusion_in_bfloat16_takes_what_float64_takes_here_and_not_there():
     generator = torch.Generator().manual_seed(6)
     base = (0.02 * torch.randn(64, 256, generator=generator)).bfloat16()
     member = (base.float() + 1e-3 * torch.randn(64, 256, generator=generator)).bfloat16()
-    exact = ours("arcee_fusion", *wide(base, [member])) == member.double()
-    here = ours("arcee_fusion", base.float(), [member.float()]) == member.float()
-    there = theirs("arcee_fusion", base, [member]).float() == member.float()
+    changed = member != base
+    exact = (ours("arcee_fusion", *wide(base, [member])) == member.double())[changed]
+    here = (ours("arcee_fusion", base.float(), [member.float()]) == member.float())[changed]
+    there = (theirs("arcee_fusion", base, [member]).float() == member.float())[changed]
     assert torch.equal(here, exact)
-    assert float((there == exact).float().mean()) < 0.9
+    assert int((there & exact).sum()) < 0.5 * int((there | exact).sum())
 
 
 def test_a_row_of_one_element_is_an_error_in_mergekits_della():

@@ -27,17 +27,21 @@ from alloykit.registry import Entry, ensemble_rules, merge_methods, soups
 from alloykit.types import Task
 
 
-def inspect(models: Models, *, base: Any = None, trust_pickle: bool = False) -> Inspection:
+def inspect(
+    models: Models, *, base: Any = None, values: bool = True, trust_pickle: bool = False
+) -> Inspection:
     """Answer from the tensors alone whether models can be combined, and how far apart they are.
 
     Args:
         models: As in ``merge``; files are read piece by piece.
         base: The model that they were fine-tuned from: angles and signs are then those of the
             task vectors.
+        values: Whether to read the tensors; without, only names, shapes and dtypes are compared.
         trust_pickle: As in ``merge``.
     """
     origin = opened_base(base, trust_pickle)
-    return inspect_checkpoints(open_members(models, trust_pickle=trust_pickle), origin)
+    members = open_members(models, trust_pickle=trust_pickle)
+    return inspect_checkpoints(members, origin, values=values)
 
 
 def diagnose(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ from alloykit.execution.plan import Plan, plan_merge
 from alloykit.execution.ray import on_cluster
 from alloykit.execution.ray_task import Sources
 from alloykit.execution.running import run_blocks
-from alloykit.execution.schedules import to_json
+from alloykit.execution.schedules import to_json, unmatched
 from alloykit.registry import merge_methods
 from alloykit.types import Checkpoint
 
@@ -195,6 +196,7 @@ def planned(
         dtype=output,
         seed=seed,
     )
+    _warn_of_unmatched([*given.values(), chosen], [step.name for step in plan.steps])
     asked = {
         "method": method,
         "parameters": {key: to_json(value) for key, value in given.items()},
@@ -268,6 +270,16 @@ def _weight_files(path: Path) -> list[Path]:
         if path.is_dir():
             return sorted({file for pattern in WEIGHT_FILES for file in path.glob(pattern)})
         return [path] if path.is_file() else []
+
+
+def _warn_of_unmatched(values: Sequence[Any], names: Sequence[str]) -> None:
+    globs = [glob for value in values for glob in unmatched(value, names)]
+    if globs:
+        warnings.warn(
+            f"No tensor's name matches {', '.join(map(repr, globs))}: probably misspelt. "
+            "The dry run (--dry-run) lists the names.",
+            stacklevel=4,
+        )
 
 
 def _plain(value: Any) -> Any:

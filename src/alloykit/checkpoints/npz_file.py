@@ -80,7 +80,8 @@ def _record(name: str, entry: Entry) -> Record:
 
 
 def _header(entry: Entry) -> _Header:
-    head = entry.region.read(0, min(entry.size, LONGEST_HEADER)).numpy().tobytes()
+    # What is damaged here is noticed, too, when the first numbers are read.
+    head = entry.region.peek(0, min(entry.size, LONGEST_HEADER)).numpy().tobytes()
     stream = io.BytesIO(head)
     version = npy.read_magic(stream)
     if version not in READERS:

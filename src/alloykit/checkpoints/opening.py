@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from alloykit.checkpoints.dcp_folder import is_dcp, open_dcp
+from alloykit.checkpoints.dcp_folder import INDEX, is_dcp, open_dcp
 from alloykit.checkpoints.file_checkpoint import FileCheckpoint
 from alloykit.checkpoints.memory import (
     MemoryCheckpoint,
@@ -25,7 +25,7 @@ from alloykit.checkpoints.memory import (
 from alloykit.checkpoints.npz_file import open_npz
 from alloykit.checkpoints.other_formats import refuse_other_formats
 from alloykit.checkpoints.safetensors_file import open_safetensors
-from alloykit.checkpoints.sharded_folder import open_folder
+from alloykit.checkpoints.sharded_folder import is_index, open_folder, open_index
 from alloykit.checkpoints.source_file import SourceFile
 from alloykit.checkpoints.torch_file import open_torch
 from alloykit.checkpoints.wording import shown
@@ -156,8 +156,13 @@ def _unwrapped(
 
 def _open_path(given: str, name: str | None, trust_pickle: bool) -> FileCheckpoint:
     path, key = _path_and_key(given)
+    if path.name == INDEX:
+        path = path.parent
     if path.is_dir():
         return _open_folder(path, name or path.resolve().name, key, trust_pickle)
+    if is_index(path):
+        _refuse_key(path, key)
+        return open_index(path, name or path.resolve().parent.name, trust_pickle=trust_pickle)
     file = SourceFile(path)
     refuse_other_formats(file)
     id = name or path.stem

@@ -35,6 +35,7 @@ _BY_SUFFIX = {
     ".h5": _KERAS,
     ".keras": _KERAS,
     ".msgpack": "a Flax file. Save the weights as safetensors (safetensors.flax.save_file).",
+    ".distcp": "a part of a torch distributed checkpoint. Give the folder that it lies in.",
     ".pt2": "an exported program. Save the state dict of the module instead.",
 }
 

@@ -18,6 +18,7 @@ from alloykit.errors import CheckpointError, listing
 from alloykit.types import TensorSpec
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
 LARGEST_INDEX = 100_000_000
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz"})
 
@@ -44,7 +45,7 @@ def open_folder(folder: Path, id: str, *, trust_pickle: bool = False) -> FileChe
         if _there(single):
             return _open_weights(single, id, trust_pickle)
         if _there(index):
-            return _open_shards(index, Path(name).suffix, id, trust_pickle)
+            return open_index(index, id, trust_pickle=trust_pickle)
     raise CheckpointError(_nothing_found(folder))
 
 
@@ -56,7 +57,9 @@ def _there(path: Path) -> bool:
 def _nothing_found(folder: Path) -> str:
     known = " or ".join(SINGLE_FILES)
     text = f"{shown(str(folder))} holds no {known}, and no index of shards."
-    others = sorted(e.name for e in folder.iterdir() if e.suffix.lower() in WEIGHT_SUFFIXES)
+    others = sorted(
+        e.name for e in folder.iterdir() if e.suffix.lower() in WEIGHT_SUFFIXES or is_index(e)
+    )
     if not others:
         return text
     return f"{text} Give the path of the file you mean:\n{listing(map(shown, others))}"
@@ -71,7 +74,23 @@ def _open_weights(path: Path, id: str, trust_pickle: bool) -> FileCheckpoint:
     return open_torch(file, id, trust_pickle=trust_pickle)
 
 
-def _open_shards(path: Path, suffix: str, id: str, trust_pickle: bool) -> FileCheckpoint:
+def is_index(path: Path) -> bool:
+    """Whether the name is that of an index of shards, such as model.safetensors.index.json."""
+    return path.name.endswith(INDEX_SUFFIXES)
+
+
+def open_index(path: Path, id: str, *, trust_pickle: bool = False) -> FileCheckpoint:
+    """Open the shards that an index lists.
+
+    Args:
+        path: The index; its name says what the shards are: NAME.safetensors.index.json, or .bin.
+        id: What the checkpoint is called.
+        trust_pickle: See ``open_torch``.
+
+    Raises:
+        CheckpointError: The index does not agree with its shards, with every disagreement.
+    """
+    suffix = Path(path.name.removesuffix(".index.json")).suffix
     index = SourceFile(path)
     weight_map = _weight_map(index, suffix)
     shards = {

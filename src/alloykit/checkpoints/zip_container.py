@@ -13,7 +13,7 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from alloykit.checkpoints.file_checkpoint import FileRegion, Region
+from alloykit.checkpoints.file_checkpoint import FileRegion
 from alloykit.checkpoints.source_file import SourceFile
 from alloykit.checkpoints.wording import counted, shown
 from alloykit.errors import CheckpointError, listing
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
     name: str
     size: int
-    region: Region
+    region: FileRegion | InflatedRegion
     compressed: bool
 
     def bytes(self) -> bytes:
@@ -70,6 +70,8 @@ class InflatedRegion:
         if len(data) != stop - start:
             _refuse(self.file, f"{shown(self._info.filename)} ends too early")
         return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else _nothing()
+
+    peek = read
 
 
 def open_zip(file: SourceFile, *, compressed: bool) -> Mapping[str, Entry]:

@@ -22,6 +22,7 @@ from alloykit.cli.merge import merge
 from alloykit.cli.method_options import MethodCommand
 from alloykit.cli.methods import methods
 from alloykit.cli.stats import stats
+from alloykit.cli.verify import verify
 from alloykit.errors import AlloyError
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -50,7 +51,11 @@ def options(
         raise typer.Exit
 
 
-for command in (inspect, merge, stats, average, interpolate, diagnose, compare, methods, demo):
+COMMANDS = (
+    inspect, merge, verify, stats, average, interpolate, diagnose, compare, methods, demo,
+)  # fmt: skip
+
+for command in COMMANDS:
     app.command(cls=MethodCommand if command is merge else None)(command)
 
 

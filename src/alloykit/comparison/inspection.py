@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from alloykit.checkpoints.matching import match, matching_groups
+from alloykit.checkpoints.quantised import packed
 from alloykit.names import takes_maximum
 from alloykit.numerics import is_averaged, same_values, unusable_values
 from alloykit.types import Checkpoint
@@ -70,23 +72,28 @@ class Inspection:
 
 
 def inspect_checkpoints(
-    checkpoints: Sequence[Checkpoint], base: Checkpoint | None = None
+    checkpoints: Sequence[Checkpoint], base: Checkpoint | None = None, *, values: bool = True
 ) -> Inspection:
     """Describe each checkpoint, list what does not match, and measure how far they are apart.
 
-    Each tensor is read once; memory holds one tensor of each checkpoint at a time.
+    Each tensor is read once, in blocks.
+
+    Args:
+        checkpoints: One or more.
+        base: What they were fine-tuned from.
+        values: Whether to read the tensors; without, names, shapes and dtypes are compared.
     """
     every = [*checkpoints, *([base] if base else [])]
     found = match(every)
-    problems = [*found.problems]
+    problems = [*found.problems, *_packed_problems(every)]
     positions = matching_groups(checkpoints)
     pairs: list[Pair] = []
     for group in positions:
         alike = [checkpoints[position] for position in group]
         fits = base is not None and match([base, alike[0]]).same
-        related, values = _relate(alike, base if fits else None)
+        related, wrong = _relate(alike, base if fits else None) if values else ([], [])
         pairs += related
-        problems += values
+        problems += wrong
     groups = tuple(tuple(checkpoints[i].id for i in group) for group in positions)
     notes = [note for c in every for note in getattr(c, "notes", ())]
     return Inspection(
@@ -95,8 +102,18 @@ def inspect_checkpoints(
         notes=(*notes, *found.notes),
         pairs=tuple(pairs),
         groups=groups,
-        verdict=_verdict(problems, pairs, groups, base is not None),
+        verdict=_verdict(problems, pairs, groups, base is not None)
+        if values
+        else _by_headers(problems, groups),
     )
+
+
+def _packed_problems(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    return [
+        f"{name}   {checkpoint.id}: {words}"
+        for checkpoint in checkpoints
+        for name, words in packed(checkpoint.specs()).items()
+    ]
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, object]:
@@ -124,12 +141,11 @@ class _Sums:
         self.identical = True
 
     def add(self, first: Tensor, second: Tensor, base: Tensor | None) -> None:
-        """Take in one tensor of both; masks of infinities have no distance and no angle."""
+        """Take in a block of both; one that holds infinities has no distance and no angle."""
         self.identical &= same_values([first, second])
         every = [first, second, *([] if base is None else [base])]
         if is_averaged(first.dtype) and not any(map(unusable_values, every)):
-            for block in zip(*(torch.split(t.flatten(), BLOCK) for t in every), strict=True):
-                self._add_block(*block)
+            self._add_block(*every)
 
     def _add_block(self, first: Tensor, second: Tensor, base: Tensor | None = None) -> None:
         wide = torch.complex128 if first.is_complex() else torch.float64
@@ -168,13 +184,20 @@ def _relate(
     sums = {couple: _Sums() for couple in couples}
     problems = []
     for name in _untied_names(checkpoints):
-        tensors = [checkpoint.read(name) for checkpoint in checkpoints]
-        origin = base.read(name) if base is not None else None
-        problems += _value_problems(name, [checkpoint.id for checkpoint in checkpoints], tensors)
-        for i, j in couples:
-            sums[i, j].add(tensors[i], tensors[j], origin)
+        found = _Values(name, [checkpoint.id for checkpoint in checkpoints])
+        for start, stop in _blocks(checkpoints[0].specs()[name].numel):
+            tensors = [each.read(name, start=start, stop=stop) for each in checkpoints]
+            origin = base.read(name, start=start, stop=stop) if base is not None else None
+            found.add(tensors)
+            for i, j in couples:
+                sums[i, j].add(tensors[i], tensors[j], origin)
+        problems += found.problems()
     pairs = [sums[i, j].pair(checkpoints[i].id, checkpoints[j].id) for i, j in couples]
     return pairs, problems
+
+
+def _blocks(numel: int) -> list[tuple[int, int]]:
+    return [(start, min(start + BLOCK, numel)) for start in range(0, numel, BLOCK)]
 
 
 def _untied_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
@@ -186,19 +209,47 @@ def _untied_names(checkpoints: Sequence[Checkpoint]) -> list[str]:
     return list(first.values())
 
 
-def _value_problems(name: str, ids: Sequence[str], tensors: Sequence[Tensor]) -> list[str]:
-    """Values that a merge would refuse: no numbers, or integers that differ without a rule."""
-    if same_values(tensors):
-        return []
-    if not is_averaged(tensors[0].dtype):
-        differ = [i for i, t in zip(ids, tensors, strict=True) if not torch.equal(t, tensors[0])]
-        line = f"{name}   integers differ between {ids[0]} and {', '.join(differ)}"
-        return [] if takes_maximum(name) else [line]
-    return [
-        f"{name}   {identity}: {bad}"
-        for identity, tensor in zip(ids, tensors, strict=True)
-        if (bad := unusable_values(tensor))
-    ]
+class _Values:
+    """What a merge would refuse in one tensor: NaN, infinities, integers that differ."""
+
+    def __init__(self, name: str, ids: Sequence[str]) -> None:
+        self._name = name
+        self._ids = ids
+        self._same = True
+        self._differ: set[int] = set()
+        self._bad: dict[int, Counter[str]] = {}
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Look at a block of every checkpoint."""
+        self._same &= same_values(tensors)
+        for position, tensor in enumerate(tensors):
+            if not is_averaged(tensor.dtype):
+                if not same_values([tensors[0], tensor]):
+                    self._differ.add(position)
+            elif unusable_values(tensor):
+                wide = tensor if tensor.dtype.itemsize > 1 else tensor.float()
+                counts = {"NaN": int(wide.isnan().sum()), "Inf": int(wide.isinf().sum())}
+                self._bad.setdefault(position, Counter()).update(counts)
+
+    def problems(self) -> list[str]:
+        """One line for each thing in the way."""
+        if self._same:
+            return []
+        if self._differ:
+            others = ", ".join(self._ids[position] for position in sorted(self._differ))
+            line = f"{self._name}   integers differ between {self._ids[0]} and {others}"
+            return [] if takes_maximum(self._name) else [line]
+        return [
+            f"{self._name}   {self._ids[position]}: "
+            + ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+            for position, counts in sorted(self._bad.items())
+        ]
+
+
+def _by_headers(problems: Sequence[str], groups: Sequence[Sequence[str]]) -> str:
+    if problems or len(groups) > 1:
+        return _verdict(problems, [], groups, False)
+    return "Names, shapes and dtypes fit. The values were not read."
 
 
 def _verdict(

@@ -64,7 +64,7 @@ class Cutting:
     def __init__(self, plan: Plan, layouts: Sequence[Layout], block: int) -> None:
         self.layouts = tuple(layouts)
         self.size = max(PAGE, -(-block // PAGE) * PAGE)
-        self._steps = {step.name: step for step in plan.steps}
+        self.steps = {step.name: step for step in plan.steps}
         self._firsts = [0]
         for layout in self.layouts:
             count = -(-(layout.size - len(layout.header)) // self.size)
@@ -108,7 +108,7 @@ class Cutting:
         return [
             (
                 list(layout.offsets.values()),
-                [self._steps[name] for name in layout.offsets],
+                [self.steps[name] for name in layout.offsets],
             )
             for layout in self.layouts
         ]

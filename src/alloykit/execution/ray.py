@@ -12,10 +12,18 @@ from typing import Any
 from alloykit.checkpoints.digests import fingerprint
 from alloykit.errors import MissingExtra, MissingInput
 from alloykit.execution.arithmetic import Arithmetic
-from alloykit.execution.blocks import Cutting
+from alloykit.execution.blocks import Cutting, step_nbytes
 from alloykit.execution.output import PartialFiles
-from alloykit.execution.ray_task import Outcome, Sources, Work, compute, not_shared, software
-from alloykit.execution.running import Done, needs_model_state, surveyed_names
+from alloykit.execution.ray_task import (
+    Outcome,
+    Sources,
+    Work,
+    compute,
+    not_shared,
+    software,
+    survey,
+)
+from alloykit.execution.running import Done, needs_model_state, surveyed
 
 RUN = 256 << 20
 """Bytes of output that one task computes, about: some seconds of work."""
@@ -61,7 +69,10 @@ def on_cluster(sources: Sources) -> Callable[..., None]:
         with _connected():
             threads = min([threads, *_processors()])
             work = _work(arithmetic, cutting, files, sources, threads)
-            for outcome in _outcomes(work, runs(arithmetic, cutting, indices, _size(cutting))):
+            size = min(RUN, cutting.nbytes // (4 * max(1, sum(_processors()))))
+            batches = batched(arithmetic, cutting, indices, size)
+            tasks = runs(arithmetic, cutting, indices, size)
+            for outcome in _outcomes(work, cutting, batches, tasks):
                 _require_shared(outcome, cutting, files)
                 arithmetic.problems.extend(outcome.problems)
                 for index, sound in outcome.blocks:
@@ -70,25 +81,55 @@ def on_cluster(sources: Sources) -> Callable[..., None]:
     return execute
 
 
+def batched(
+    arithmetic: Arithmetic, cutting: Cutting, indices: Sequence[int], size: int
+) -> list[list[str]]:
+    """Names of the tensors to survey before these blocks, in batches of about that many bytes.
+
+    What a survey finds is small and travels to the tasks that need it. Tensors that are computed
+    as a whole are not here: each task does that itself.
+    """
+    found: list[list[str]] = []
+    room = 0
+    for step in map(cutting.steps.__getitem__, surveyed(arithmetic, cutting, indices)):
+        merged = arithmetic.merged(step)
+        if merged.whole(cutting.size // 2) or merged.method.scope == "model":
+            continue
+        if room <= 0:
+            found.append([])
+            room = size
+        found[-1].append(step.name)
+        room -= step_nbytes(step)
+    return found
+
+
 def runs(
     arithmetic: Arithmetic, cutting: Cutting, indices: Sequence[int], size: int
 ) -> list[list[int]]:
     """Blocks in runs of about that many bytes, which are tasks.
 
-    A tensor that is surveyed before it is merged is not cut in two: each task would survey it.
+    Where tensors are computed as a whole, runs hold several of the largest, and end where one
+    begins: those that are cut in two are computed twice.
     """
-    surveyed = surveyed_names(arithmetic, cutting)
+    whole = {
+        name: step_nbytes(cutting.steps[name])
+        for name in surveyed(arithmetic, cutting, indices)
+        if arithmetic.merged(cutting.steps[name]).whole(cutting.size // 2)
+    }
+    size = max([size, *(4 * nbytes for nbytes in whole.values())])
     found: list[list[int]] = []
-    room, last = 0, ""
+    room, last = 0, None
     for index in indices:
         block = cutting.block(index)
-        names = [part.step.name for part in cutting.parts(block)] if surveyed else [""]
-        if not found or (room <= 0 and not (names[0] == last and last in surveyed)):
+        parts = cutting.parts(block) if whole else []
+        inside = bool(parts) and parts[0].step.name in whole and parts[0].start > 0
+        began = last is not None and last.start == 0
+        if not found or (room <= 0 and (began or not inside)):
             found.append([])
             room = size
         found[-1].append(index)
         room -= block.size
-        last = names[-1]
+        last = parts[-1] if parts else None
     return found
 
 
@@ -96,7 +137,7 @@ def _work(
     arithmetic: Arithmetic, cutting: Cutting, files: PartialFiles, sources: Sources, threads: int
 ) -> Work:
     merged = [step for step in arithmetic.plan.steps if step.action == "merge"]
-    surveyed = any(needs_model_state(arithmetic, step) for step in merged)
+    whole_model = any(needs_model_state(arithmetic, step) for step in merged)
     return Work(
         key=uuid.uuid4().hex,
         plan=arithmetic.plan,
@@ -108,7 +149,7 @@ def _work(
         threads=threads,
         device=str(arithmetic.device),
         software=software(),
-        model_state=arithmetic.model_state if surveyed else None,
+        model_state=arithmetic.model_state if whole_model else None,
     )
 
 
@@ -122,10 +163,11 @@ def _connected() -> Iterator[None]:
         return
     try:
         ray.init(os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
         raise MissingInput(
-            "No Ray cluster was found. Start one (ray start --head), or name it in RAY_ADDRESS; "
-            "without a cluster leave out the executor."
+            f"No Ray cluster can be reached: {_first_line(error)} Start one (ray start --head), or "
+            "name it in RAY_ADDRESS; where it asks for a token, have the same one here. Without a "
+            "cluster leave out the executor."
         ) from error
     try:
         yield
@@ -141,30 +183,38 @@ def _processors() -> list[int]:
     return [int(resources["CPU"]) for resources in alive if resources.get("CPU", 0) >= 1]
 
 
-def _size(cutting: Cutting) -> int:
-    """Bytes of a run: small enough that every processor gets some."""
-    return min(RUN, cutting.nbytes // (4 * max(1, sum(_processors()))))
-
-
-def _outcomes(work: Work, tasks: Sequence[Sequence[int]]) -> Iterator[Outcome]:
+def _outcomes(
+    work: Work,
+    cutting: Cutting,
+    batches: Sequence[Sequence[str]],
+    tasks: Sequence[Sequence[int]],
+) -> Iterator[Outcome]:
     """What the tasks report, in the order in which they end; on an error the others are ended."""
     import ray
 
-    task = ray.remote(compute).options(
-        name="alloykit merge",
-        num_cpus=work.threads,
-        num_gpus=0 if work.device == "cpu" else 1,
-        max_retries=RETRIES,
-        retry_exceptions=[OSError],
-    )
+    options = {
+        "num_cpus": work.threads,
+        "num_gpus": 0 if work.device == "cpu" else 1,
+        "max_retries": RETRIES,
+        "retry_exceptions": [OSError],
+    }
+    surveying = ray.remote(survey).options(name="alloykit survey", **options)
+    computing = ray.remote(compute).options(name="alloykit merge", **options)
     shared = ray.put(work)
-    waiting = [task.remote(shared, indices) for indices in tasks]
+    found = {}
+    for names in batches:
+        found.update(dict.fromkeys(names, surveying.remote(shared, names)))
+    waiting = []
+    for indices in tasks:
+        parts = (part for index in indices for part in cutting.parts(cutting.block(index)))
+        needed = dict.fromkeys(found[p.step.name] for p in parts if p.step.name in found)
+        waiting.append(computing.remote(shared, indices, *needed))
     try:
         while waiting:
             ready, waiting = ray.wait(waiting)
             yield _result(ready[0])
     finally:
-        for each in waiting:
+        for each in [*waiting, *found.values()]:
             ray.cancel(each, force=True)
 
 
@@ -177,9 +227,8 @@ def _result(reference: Any) -> Outcome:
         raise error.cause from None
     except ray.exceptions.RayError as error:
         # As an error of the system, so that what was done is kept for --resume.
-        first = str(error).strip().partition("\n")[0]
         raise ConnectionError(
-            f"the Ray cluster lost a task {RETRIES + 1} times: {first}"
+            f"a task on the Ray cluster failed in spite of {RETRIES} retries: {_first_line(error)}"
         ) from error
     return outcome
 
@@ -189,3 +238,7 @@ def _require_shared(outcome: Outcome, cutting: Cutting, files: PartialFiles) -> 
     block = cutting.block(min(index for index, _ in outcome.blocks))
     if zlib.crc32(files.head(block)) != outcome.check:
         raise not_shared(files.paths[block.file], outcome.node)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

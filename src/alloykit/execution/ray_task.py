@@ -5,11 +5,16 @@ from __future__ import annotations
 import platform
 import socket
 import zlib
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from alloykit.checkpoints.digests import fingerprint
 from alloykit.checkpoints.layout import Layout
@@ -109,8 +114,28 @@ class Outcome:
     node: str
 
 
-def compute(work: Work, indices: Sequence[int]) -> Outcome:
-    """A task: compute these blocks, and write them where they belong."""
+def survey(work: Work, names: Sequence[str]) -> dict[str, Any]:
+    """A task: what is to be known of these tensors before they are merged.
+
+    Values that cannot be merged are counted where the blocks are.
+    """
+    arithmetic = _opened(work)
+    steps = {step.name: step for step in work.plan.steps}
+    merged = [arithmetic.merged(steps[name]) for name in names]
+    one = partial(torch.set_num_threads, 1)
+    with ThreadPoolExecutor(work.threads, initializer=one) as pool:
+        states = pool.map(lambda each: each.prepare(whole=False), merged)
+        return dict(zip(names, states, strict=True))
+
+
+def compute(work: Work, indices: Sequence[int], *surveys: Mapping[str, Any]) -> Outcome:
+    """A task: compute these blocks, and write them where they belong.
+
+    Args:
+        work: What all tasks have in common.
+        indices: The blocks.
+        surveys: What ``survey`` tasks found of the tensors in them.
+    """
     arithmetic = _opened(work)
     arithmetic.problems = Problems()
     cutting = Cutting(work.plan, work.layouts, work.block)
@@ -124,7 +149,10 @@ def compute(work: Work, indices: Sequence[int]) -> Outcome:
     except FileNotFoundError as error:
         raise not_shared(work.paths[0]) from error
     try:
-        run_blocks(arithmetic, cutting, indices, files, threads=work.threads, done=note)
+        states = dict(ChainMap(*map(dict, surveys)))
+        run_blocks(
+            arithmetic, cutting, indices, files, threads=work.threads, done=note, states=states
+        )
         files.sync()
         check = zlib.crc32(files.head(cutting.block(indices[0])))
     finally:

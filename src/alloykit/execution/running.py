@@ -5,8 +5,10 @@ from __future__ import annotations
 import mmap
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +33,7 @@ def run_blocks(
     *,
     threads: int,
     done: Done,
+    states: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Compute these blocks, and write each as soon as it is computed.
 
@@ -43,17 +46,19 @@ def run_blocks(
         files: Where the bytes go.
         threads: Number of threads, at least 1.
         done: Called after each block, by the thread that wrote it.
+        states: Name -> what its survey found, of tensors that were surveyed elsewhere.
 
     Raises:
         BaseException: The first error of any thread, after all of them have stopped.
     """
-    surveyed, uses = _surveyed(arithmetic, cutting, indices)
+    uses = surveyed(arithmetic, cutting, indices)
+    steps = [cutting.steps[name] for name in uses if name not in states]
     pairs = ((block, tuple(cutting.parts(block))) for block in map(cutting.block, indices))
-    schedule = Schedule(pairs, surveyed, uses, ahead=threads)
+    schedule = Schedule(pairs, steps, uses, ahead=threads, given=states)
     worker = _Worker(arithmetic, cutting, schedule, files, done)
     started: list[threading.Thread] = []
     with one_thread_each():
-        if any(needs_model_state(arithmetic, step) for step in surveyed):
+        if any(needs_model_state(arithmetic, step) for step in steps):
             _ = arithmetic.model_state
         try:
             for _ in range(threads):
@@ -86,28 +91,17 @@ def _wait_for(threads: Sequence[threading.Thread], schedule: Schedule) -> None:
             schedule.fail(error)
 
 
-def surveyed_names(arithmetic: Arithmetic, cutting: Cutting) -> frozenset[str]:
-    """Names of the tensors that something must be known of before their blocks are computed."""
+def surveyed(arithmetic: Arithmetic, cutting: Cutting, indices: Sequence[int]) -> Counter[str]:
+    """Names of the tensors of which something must be known before their blocks are computed.
+
+    In the order of these blocks, with the number of parts of them in these blocks.
+    """
     merged = [arithmetic.merged(step) for step in arithmetic.plan.steps if step.action == "merge"]
     block = cutting.size // 2
-    return frozenset(m.step.name for m in merged if m.method.survey or m.whole(block))
-
-
-def _surveyed(
-    arithmetic: Arithmetic, cutting: Cutting, indices: Sequence[int]
-) -> tuple[list[Step], Counter[str]]:
-    """The steps that must be prepared, in the order of their first blocks, and their parts."""
-    needing = surveyed_names(arithmetic, cutting)
-    uses: Counter[str] = Counter()
-    if not needing:
-        return [], uses
-    order: dict[str, Step] = {}
-    for index in indices:
-        for part in cutting.parts(cutting.block(index)):
-            if part.step.name in needing:
-                uses[part.step.name] += 1
-                order.setdefault(part.step.name, part.step)
-    return list(order.values()), uses
+    names = {each.step.name for each in merged if each.method.survey or each.whole(block)}
+    blocks = map(cutting.block, indices if names else ())
+    parts = (part.step.name for block in blocks for part in cutting.parts(block))
+    return Counter(name for name in parts if name in names)
 
 
 class _Worker:

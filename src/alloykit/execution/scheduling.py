@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ class Schedule:
         prepared: The steps that must be prepared before their blocks, in the order of those.
         uses: Number of parts of each of these steps.
         ahead: How many steps may be prepared and unused at a time.
+        given: What other steps were prepared with elsewhere.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Schedule:
         prepared: Iterable[Step],
         uses: Counter[str],
         ahead: int,
+        given: Mapping[str, Any],
     ) -> None:
         self._blocks: Iterator[tuple[Block, tuple[Part, ...]]] = iter(blocks)
         self._steps = {step.name: step for step in prepared}
@@ -47,6 +49,7 @@ class Schedule:
         self._started: set[str] = set()
         self._uses = uses
         self._ahead = ahead
+        self._given = given
         self._states: dict[str, Any] = {}
         self._preparing = 0
         self._head: tuple[Block, tuple[Part, ...]] | None = None
@@ -107,7 +110,8 @@ class Schedule:
 
     def state(self, part: Part) -> Any:
         """What the step of this part was prepared with."""
-        return self._states.get(part.step.name)
+        name = part.step.name
+        return self._states[name] if name in self._states else self._given.get(name)
 
     def finish(self, parts: Iterable[Part]) -> None:
         """Let go of what no part needs any more."""

@@ -105,7 +105,7 @@ def divergence(one: Tensor, other: Tensor, compat: str | None = None) -> Tensor:
         p, q = (logits.softmax(-1).add_(MERGEKITS_SHIFT) for logits in (one, other))
         return (p * (p / q).log_()).sum(-1, keepdim=True)
     log_p, log_q = one.log_softmax(-1), other.log_softmax(-1)
-    ratio = log_p - log_q
-    # Above, the difference is all of the first, which the second factor would overflow.
-    difference = log_q.exp_().mul_(ratio.clamp_max(700.0).expm1_())
-    return log_p.exp_().mul_(ratio).sub_(difference).clamp_min_(0.0).sum(-1, keepdim=True)
+    ratio, p, q = log_p - log_q, log_p.exp_(), log_q.exp_()
+    # Nearly equal probabilities have a difference that is not lost in their rounding.
+    difference = torch.where(ratio < 1.0, q * ratio.clamp_max(1.0).expm1_(), p - q)
+    return ratio.mul_(p).sub_(difference).clamp_min_(0.0).sum(-1, keepdim=True)

@@ -104,8 +104,9 @@ def sce(select_topk: float | None = None, compat: str | None = None) -> Passes:
         base = base_of("sce", group)
         vectors = _selected(group, state.threshold)
         weights = [state.weights[member] for member in group.members]
-        sign = elected_sign([(1.0, vector) for vector in vectors], base, compat)
-        total, heads = agreeing_sums(zip(weights, vectors, strict=True), sign)
+        sign = elected_sign(vectors, base, compat)
+        weighted = [v.mul_(weight) for weight, v in zip(weights, vectors, strict=True)]
+        total, heads = agreeing_sums(weighted, sign, weights)
         smallest = min((weight for weight in weights if weight), default=1.0)
         floor = MERGEKITS_FLOOR if compat else smallest
         return moved(base, total.div_(heads.clamp_min_(floor)).mul_(sign))
@@ -149,7 +150,8 @@ def _threshold(scan: Scan, share: float, compat: str | None) -> float:
         return 0.0
     if compat:
         varying = scan.total(lambda group: variance(_deltas(group)).count_nonzero())
-        count = int(int(varying) * share)
+        # In float32, as there.
+        count = int(varying * share)
     else:
         count = max(1, round(share * scan.numel)) if share else 0
     if not count:

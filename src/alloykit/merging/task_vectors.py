@@ -124,44 +124,56 @@ def elected_sum(
         Yadav et al., TIES-Merging, 2023, arXiv:2306.01708, section 3, steps 2 and 3. The authors'
         code gives balanced votes the sign of the majority of the whole model's elements instead.
     """
-    present = list(vectors)
+    weights, present = [], []
+    for weight, vector in vectors:
+        weights.append(weight)
+        # Rounded before they are added: a fused sum would find votes that balance uneven.
+        present.append(vector if weight == 1.0 else vector.mul_(weight))
     sign = elected_sign(present, like, compat)
-    total, heads = agreeing_sums(present, sign, count=normalize, signed=compat is not None)
+    counted = [weight if compat else abs(weight) for weight in weights]
+    total, heads = agreeing_sums(present, sign, counted if normalize else None)
     if normalize:
-        total.div_(_divisible(heads, [weight for weight, _ in present], compat))
+        total.div_(_divisible(heads, counted))
     return total.mul_(sign)
 
 
-def elected_sign(vectors: Weighted, like: Tensor, compat: str | None = None) -> Tensor:
-    """The sign of Σ wᵢ·δᵢ for task vectors turned round: 1, −1 or 0, or never 0 with ``compat``."""
-    sign = weighted_sum(vectors, like).sign_()
-    # Turned round, mergekit's positive for balanced votes is negative.
-    return sign.clamp_min_(0.0).mul_(2.0).sub_(1.0) if compat else sign
+def elected_sign(vectors: Iterable[Tensor], like: Tensor, compat: str | None = None) -> Tensor:
+    """The sign of a sum of task vectors turned round: 1, −1 or 0, which "mergekit" does not know.
+
+    Example:
+        >>> vectors = [torch.tensor([2.0, -1.0]), torch.tensor([-1.0, 1.0])]
+        >>> elected_sign(vectors, torch.zeros(2)), elected_sign(vectors, torch.zeros(2), "mergekit")
+        (tensor([1., 0.]), tensor([ 1., -1.]))
+    """
+    total = torch.zeros_like(like)
+    for vector in vectors:
+        total.add_(vector)
+    # Turned round, its positive for balanced votes is negative.
+    return total.sign_().clamp_min_(0.0).mul_(2.0).sub_(1.0) if compat else total.sign_()
 
 
 def agreeing_sums(
-    vectors: Weighted, sign: Tensor, *, count: bool = True, signed: bool = False
+    vectors: Iterable[Tensor], sign: Tensor, weights: Sequence[float] | None
 ) -> tuple[Tensor, Tensor]:
-    """Σ |wᵢ·δᵢ| over the members with that sign of wᵢ·δᵢ, and Σ |wᵢ| of them.
+    """Σ |vᵢ| over the vectors that have that sign, and Σ wᵢ over them, zeros without weights.
 
     Args:
-        vectors: Weights and task vectors ``[*shape]``; they are overwritten.
+        vectors: ``[*shape]``; they are overwritten.
         sign: 1, −1 or 0 for each element.
-        count: Whether the second sum is wanted; zeros without.
-        signed: Whether the second sum is Σ wᵢ.
+        weights: One per vector.
     """
     total, heads = torch.zeros_like(sign), torch.zeros_like(sign)
-    for weight, vector in vectors:
-        agreeing = (vector.neg_() if weight < 0.0 else vector).mul_(sign).clamp_min_(0.0)
-        total.add_(agreeing, alpha=abs(weight))
-        if count:
-            heads.add_(agreeing.sign_(), alpha=weight if signed else abs(weight))
+    for index, vector in enumerate(vectors):
+        agreeing = vector.mul_(sign).clamp_min_(0.0)
+        total.add_(agreeing)
+        if weights is not None:
+            heads.add_(agreeing.sign_(), alpha=weights[index])
     return total, heads
 
 
-def _divisible(heads: Tensor, weights: Sequence[float], compat: str | None) -> Tensor:
-    """The same sums of weights, with something else where nobody agreed: there it divides 0."""
-    smallest = min(weights if compat else map(abs, weights), default=1.0)
+def _divisible(heads: Tensor, weights: Sequence[float]) -> Tensor:
+    """Sums of some of the weights, with something else for sums of none: there it divides 0."""
+    smallest = min(weights, default=1.0)
     if smallest > 0.0:
         return heads.clamp_min_(smallest)
     return heads + (1.0 - heads.sign().abs_())
