@@ -48,6 +48,7 @@ INTRODUCTIONS = {
     "soup": "An average that validation data chooses. The result is one model, as small and fast "
     "as each of the members.",
 }
+STATISTICS = {"fisher": "Fisher diagonals", "gram": "Gram matrices"}
 SECTIONS = ("Args", "Shapes", "Needs", "Returns", "Raises", "Example", "References", "Attributes")
 
 STUDY_PAGE = """\
@@ -241,6 +242,7 @@ def _needs(entry: Entry) -> str:
     members = entry.contract.get("members")
     needs = ["one model"] if members is not None and members.stop == 2 else ["models"]
     needs += ["a base"] if "base" in entry.contract.get("needs", ()) else []
+    needs += [words for kind, words in STATISTICS.items() if kind in entry.contract.get("needs", ())]
     if "validation" in entry.contract.get("needs", ()):
         needs.append("validation data")
     if entry.contract.get("fits"):

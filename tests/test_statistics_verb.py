@@ -53,7 +53,9 @@ def test_a_file_says_where_it_came_from(tmp_path):
     assert record["model"].startswith("sha256:")
     assert record["data"].startswith("blake2b:")
     with pytest.raises(OutputExists):
-        alloykit.stats(model(), TRAIN, "gram", output=target)
+        alloykit.stats(
+            model(), TRAIN, "gram", output=target, progress=lambda *_: pytest.fail("it began")
+        )
     again = alloykit.stats(model(), TRAIN, "fisher", output=target, overwrite=True)
     record = json.loads(alloykit.open_checkpoint(again).metadata["alloykit.stats"])
     assert (record["kind"], record["labels"], record["seed"]) == ("fisher", "exact", 0)

@@ -52,7 +52,7 @@ def test_average_by_recency_follows_the_order_of_the_files(
     out = tmp_path / "out.safetensors"
     done = run(capsys, ["average", pair[1], pair[0], "-o", out, "--recency", "0.25", "--json"])
     assert json.loads(done.out)["weights"] == {"b": 0.5, "a": 0.5}
-    assert json.loads(done.out)["parameters"] == {"decay": 0.25}
+    assert json.loads(done.out)["parameters"] == {"decay": 0.25, "running": False}
     a, b = (load_file(path) for path in pair)
     merged = load_file(out)
     for name in a:

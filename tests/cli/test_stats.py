@@ -87,6 +87,13 @@ def test_several_models_give_a_folder_of_files_that_merge(folder, capsys):
     torch.testing.assert_close(held("m.safetensors"), direct)
 
 
+def test_data_said_once_is_for_all_models(folder, capsys):
+    given = ["b.safetensors", "a.safetensors", *ARCHITECTURE, "--data", "a.npz"]
+    done = run(capsys, ["stats", "gram", *given, "-o", "grams", "--json"])
+    files = json.loads(done.out)["outputs"]
+    torch.testing.assert_close(held(files[1]), expected("a", "gram"))
+
+
 @pytest.mark.parametrize(
     "data",
     ["{npz: a.npz, rows: ':30'}", "spec.yaml", "sets:first"],

@@ -120,9 +120,7 @@ def test_a_cluster_writes_the_bits_that_one_machine_writes(
 def test_shards_are_written_by_several_workers(cluster, files, tmp_path):
     models = [files[name] for name in "abc"]
     for executor in ("local", "ray"):
-        alloykit.merge(
-            models, output=tmp_path / executor, max_shard_size="1MB", executor=executor
-        )
+        alloykit.merge(models, output=tmp_path / executor, max_shard_size="1MB", executor=executor)
     names = sorted(each.name for each in (tmp_path / "local").iterdir())
     assert len(names) == 4
     assert names == sorted(each.name for each in (tmp_path / "ray").iterdir())
@@ -160,6 +158,7 @@ def test_work_of_a_killed_node_is_done_by_another(cluster, files, tmp_path, monk
 
     def stuck(work, indices, *surveys):
         import ray
+
         from alloykit.execution.ray_task import compute
 
         here = ray.get_runtime_context().get_node_id()
@@ -213,12 +212,13 @@ def test_values_that_cannot_be_merged_are_named_once(cluster, files, tmp_path):
     models = [tmp_path / "good.safetensors", tmp_path / "bad.safetensors"]
     with pytest.raises(CheckpointError, match=r"1 value problem\.\n  norm   bad: 517 NaN"):
         alloykit.merge(models, output=tmp_path / "o.safetensors", executor="ray")
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["bad.safetensors", "good.safetensors"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "bad.safetensors",
+        "good.safetensors",
+    ]
 
 
-def test_an_output_that_a_worker_writes_elsewhere_is_noticed(
-    cluster, files, tmp_path, monkeypatch
-):
+def test_an_output_that_a_worker_writes_elsewhere_is_noticed(cluster, files, tmp_path, monkeypatch):
     def elsewhere(work, indices, *surveys):
         import shutil
         from dataclasses import replace

@@ -149,6 +149,12 @@ def test_equal_tensors_come_out_exactly(coefficients):
     assert tensor[2] == 0.1 * torch.ones(())
 
 
+def test_a_large_tensor_of_small_weight_does_not_cost_digits():
+    tensors = [torch.tensor([0.1]), torch.tensor([1e6])]
+    found = affine(tensors, (1.0 - 1e-7, 1e-7)).double()
+    assert found.item() == pytest.approx(float(tensors[0]) * (1.0 - 1e-7) + 0.1, rel=3e-7)
+
+
 def test_what_has_no_weight_is_not_looked_at():
     broken, fine = torch.tensor([math.nan]), torch.tensor([2.0])
     assert combined([broken, fine], (0.0, 0.5)).item() == 1.0

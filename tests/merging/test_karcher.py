@@ -89,6 +89,27 @@ def test_a_direction_opposite_to_the_mean_pulls_no_way():
     assert merged(tensors).item() == pytest.approx(2.0)
 
 
+def test_a_direction_nearly_opposite_to_the_mean_is_no_noise():
+    one, noise = (x.float() for x in drawn(2, size=70_000))
+    found = merged([one, 2 * one, -3 * one + 1e-4 * noise])
+    torch.testing.assert_close(found, 2 * one, rtol=1e-3, atol=1e-3)
+
+
+def test_a_step_goes_by_the_mean_of_the_ways():
+    units = [x / x.norm() for x in drawn(3)]
+    weights = (0.2, 0.3, 0.5)
+    start = sum(w * u for w, u in zip(weights, units, strict=True))
+    start = start / start.norm()
+    step = torch.zeros_like(start)
+    for weight, unit in zip(weights, units, strict=True):
+        angle = torch.acos(unit @ start)
+        step += weight * angle / torch.sin(angle) * (unit - (unit @ start) * start)
+    size = step.norm()
+    expected = torch.cos(size) * start + torch.sin(size) / size * step
+    torch.testing.assert_close(merged(units, weights, max_iter=1), expected)
+    assert float((expected - start).norm()) > 1e-3
+
+
 def test_few_steps_are_fewer():
     tensors = [torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])]
     weights = (0.9, 0.1)

@@ -21,6 +21,8 @@ def test_near_numbers_are_taken_over_and_far_ones_move_by_t():
     found = merged(tensor, base, 0.2)
     assert torch.equal(found[:2], tensor[:2]), "taken over to the bit"
     torch.testing.assert_close(found[2:], torch.tensor([1.2, 0.8]))
+    small = torch.tensor([1e-9])
+    assert torch.equal(merged(small, torch.ones(1), 2.0), small)
 
 
 def test_no_move_is_the_base_and_a_large_one_the_member():

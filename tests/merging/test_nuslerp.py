@@ -82,9 +82,18 @@ def test_task_vectors_at_right_angles_keep_their_length(parameters):
 @pytest.mark.parametrize("flatten", [True, False])
 def test_vectors_of_zeros_and_opposite_ones_are_taken_along_the_line(flatten):
     one = torch.tensor([[3.0, 4.0]])
-    for other in (torch.zeros(1, 2), -one, -2 * one, one):
+    nearly_opposite = -one + torch.tensor([[-4e-4, 3e-4]])
+    for other in (torch.zeros(1, 2), -one, -2 * one, nearly_opposite, one):
         found = merged(one, other, weights=(0.75, 0.25), flatten=flatten)
         torch.testing.assert_close(found, 0.75 * one + 0.25 * other)
+
+
+@pytest.mark.parametrize("row_wise", [True, False])
+def test_equal_members_of_float64_are_kept_to_the_bit(row_wise):
+    one = torch.randn(5, 6, dtype=torch.float64)
+    for t in torch.linspace(0.01, 0.99, 50).tolist():
+        found = merged(one, one.clone(), weights=(1 - t, t), flatten=False, row_wise=row_wise)
+        assert torch.equal(found, one)
 
 
 def test_weights_are_the_place_on_the_arc_in_any_order():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alloykit.execution.scanning import ModelScan, TensorScan
-from alloykit.merging import selection
+from alloykit.merging import tally
 from alloykit.merging.selection import kth_largest
 from alloykit.types import TensorGroup
 
@@ -139,8 +139,8 @@ def test_a_sample_that_misleads_costs_passes_and_nothing_else(low, rank):
 
 @pytest.mark.parametrize("kind", ["normal", "float64", "rows", "few values", "outliers"])
 def test_more_distinct_values_than_fit_are_found_in_further_passes(kind, monkeypatch):
-    monkeypatch.setattr(selection, "HELD", 64)
-    monkeypatch.setattr(selection, "BINS", 32)
+    monkeypatch.setattr(tally, "HELD", 64)
+    monkeypatch.setattr(tally, "BINS", 32)
     values = KINDS[kind](100_000)
     ranks = [1, 777, 50_000, 100_000]
     assert found(scan_of(values), [ranks]) == [expected(values, ranks)]

@@ -58,6 +58,12 @@ def test_near_one_line_it_takes_that_line(sign):
     torch.testing.assert_close(merged(first, second, t=0.25), 0.75 * first + 0.25 * second)
 
 
+def test_at_larger_angles_it_does_not():
+    first, second = torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.1])
+    shorter = 0.5 * (first + second).norm()
+    assert float(merged(first, second).norm() - shorter) > 1e-3
+
+
 def test_the_ends_are_the_models():
     first, second = torch.tensor([1.0, 0.1]), torch.tensor([0.1, 1.0])
     assert torch.equal(merged(first, second, t=0.0), first)

@@ -30,7 +30,16 @@ def test_it_is_scipys(count, seed, trim):
 
 @pytest.mark.parametrize(
     ("count", "trim", "cut"),
-    [(1, 0.4, 0), (2, 0.4, 0), (3, 0.1, 1), (9, 0.2, 1), (10, 0.2, 2), (10, 0.3, 3), (7, 0.0, 0)],
+    [
+        (1, 0.4, 0),
+        (2, 0.4, 0),
+        (3, 0.1, 1),
+        (9, 0.2, 1),
+        (10, 0.2, 2),
+        (10, 0.3, 3),
+        (100, 0.29, 29),
+        (7, 0.0, 0),
+    ],
 )
 def test_how_many_are_cut(count, trim, cut):
     assert cut_at_each_end(count, trim) == cut

@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from mergekit.merge_methods.api import merge_tensors
 from torch import Tensor
 
 from alloykit.execution.scanning import merge_whole
 from alloykit.registry import merge_methods
 from alloykit.types import TensorGroup
+
+merge_tensors = pytest.importorskip("mergekit.merge_methods.api").merge_tensors
 
 SHAPES = [(), (1,), (7,), (1, 9), (9, 1), (5, 8), (40, 33), (70, 100), (6, 4, 3, 3)]
 shapes = st.sampled_from(SHAPES)

@@ -107,7 +107,7 @@ class Job:
         files = [file for path in self.files for file in _weight_files(path)]
         with clear_errors():
             found = [(file.absolute(), file.stat()) for file in files]
-        return [f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in found]
+        return sorted(f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in found)
 
     def provenance(self, digests: str = "fingerprint") -> dict[str, str]:
         """The record of this merge, for the header of its result."""
@@ -137,17 +137,28 @@ class Job:
         )
 
     def _recipe(self) -> dict[str, Any]:
-        """Arguments of ``merge`` that make the same again, as JSON can say them."""
+        """Arguments of ``merge`` that make the same again, as JSON can say them.
+
+        Models, and all that there is one of per model, are in the order of the plan: the record
+        is the same in whatever order they were given, where that carries no meaning.
+        """
+        places = {name: index for index, name in enumerate(self.plan.members)}
+        names = [checkpoint.id for checkpoint in self.checkpoints]
+        order = sorted(range(len(names)), key=lambda i: places[names[i]])
+        per_member = self.plan.build_method().per_member
+        parameters, weights = self.asked["parameters"], self.asked["weights"]
         return {
             **self.asked,
+            "parameters": {
+                key: _permuted(value, order) if key in per_member else value
+                for key, value in parameters.items()
+            },
+            "weights": None if weights is None else _permuted(weights, order),
             # A list: the order of the models may carry meaning, and JSON keys are sorted.
-            "models": [
-                {"name": checkpoint.id, "path": _place(source)}
-                for checkpoint, source in zip(self.checkpoints, self.sources, strict=True)
-            ],
+            "models": [{"name": names[i], "path": _place(self.sources[i])} for i in order],
             "base": None if self.plan.base is None else _place(self.base),
             "stats": {
-                kind: [_place(source) for source in sources]
+                kind: [_place(sources[i]) for i in order]
                 for kind, sources in self.stats_sources.items()
                 if kind in self.plan.stats
             },
@@ -311,6 +322,15 @@ def _in_models_order(kind: str, sources: Any, checkpoints: Sequence[Checkpoint])
             f"the models are {', '.join(names)}."
         )
     return [sources[name] for name in names]
+
+
+def _permuted(value: Any, order: Sequence[int]) -> Any:
+    """Lists with one value per model in another order, also where they differ by tensor."""
+    if isinstance(value, list):
+        return [value[i] for i in order]
+    if isinstance(value, dict) and "by_name" in value:
+        return {"by_name": [[glob, _permuted(each, order)] for glob, each in value["by_name"]]}
+    return value
 
 
 def _digest(checkpoint: Checkpoint, source: Any, digests: str) -> str:

@@ -117,7 +117,6 @@ class _Score:
         self.parameters = {n: p.detach() for n, p in every.items() if is_averaged(p.dtype)}
         self.shifts: Mapping[str, Tensor] = {}
         self.seen: dict[str, Tensor] = {}
-        self.calls: Counter[str] = Counter()
         for name, layer in module.named_modules():
             if type(layer) is nn.Linear:
                 layer.register_forward_hook(partial(self._called, name))
@@ -136,7 +135,6 @@ class _Score:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The numbers [row], and what the linear layers saw, [1, ..., in]."""
         self.shifts, self.seen = shifts, {}
-        self.calls.clear()
         alone = transform(inputs, lambda tensor: tensor[None])
         kwargs = alone if isinstance(alone, dict) else {}
         args = alone if isinstance(alone, tuple) else () if kwargs else (alone,)
@@ -144,7 +142,6 @@ class _Score:
         return self._rows(logits_of(given)[0], target, noise), self.seen
 
     def _called(self, name: str, _: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        self.calls[name] += 1
         self.seen[name] = given[0]
         return output + self.shifts[name] if name in self.shifts else output
 
@@ -207,8 +204,7 @@ def _summed_squares(
 def _outer_products(score: _Score, batch: Batch) -> tuple[dict[str, Tensor], int]:
     """Layers whose weight's gradient is (gradient of their output) · inputᵀ, and number of rows.
 
-    They are called once for every example, with one position, and their parameters have no other
-    use in the model.
+    They see one position of every example, and their parameters are used there and nowhere else.
 
     Returns:
         Name of the layer -> a shift of zero, and the number of rows of an example.
@@ -219,8 +215,8 @@ def _outer_products(score: _Score, batch: Batch) -> tuple[dict[str, Tensor], int
     shifts = {}
     for name, inputs in seen.items():
         parts = [own[n] for n in (f"{name}.weight", f"{name}.bias") if n in own]
-        single = score.calls[name] == 1 and inputs.shape[:-1] == (1,)
-        if single and f"{name}.weight" in own and all(uses[id(part)] == 1 for part in parts):
+        single = inputs.shape[:-1] == (1,) and f"{name}.weight" in own
+        if single and all(uses[id(part)] == 1 for part in parts):
             shifts[name] = parts[0].detach().new_zeros(len(parts[0]))
     return shifts, len(rows)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -149,7 +149,7 @@ def _run(
         for name, layer in layers.items()
     ]
     try:
-        with evaluating(inner), _every_layer_called():
+        with evaluating(inner):
             for inputs, targets in batches:
                 left = stop_after
                 with suppress(_Enough):
@@ -159,17 +159,6 @@ def _run(
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def _every_layer_called() -> Iterator[None]:
-    """Without the fused transformer layers of torch, which never call their linear ones."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _rows_of(layer: nn.Module, inputs: Tensor) -> Iterator[Tensor]:

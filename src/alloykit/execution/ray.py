@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from alloykit.checkpoints.digests import fingerprint
@@ -161,18 +163,21 @@ def _connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    try:
-        ray.init(os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False)
-    except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
-        raise MissingInput(
-            f"No Ray cluster can be reached: {_first_line(error)} Start one (ray start --head), or "
-            "name it in RAY_ADDRESS; where it asks for a token, have the same one here. Without a "
-            "cluster leave out the executor."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    address = os.environ.get("RAY_ADDRESS", "auto")
+    # What Ray tells of lost workers it prints, and standard output may be read by a program.
+    with redirect_stdout(sys.stderr):
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
+            raise MissingInput(
+                f"No Ray cluster can be reached: {_first_line(error)} Start one (ray start "
+                "--head), or name it in RAY_ADDRESS; where it asks for a token, have the same one "
+                "here. Without a cluster leave out the executor."
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _processors() -> list[int]:

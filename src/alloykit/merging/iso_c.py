@@ -23,8 +23,8 @@ def iso_c(scale: float = 1.0, exclude: str = EMBEDDINGS) -> Passes:
     Vectors and scalars: base + scale · mean of w·δ.
 
     Use it when members were fine-tuned from one base on different tasks and validation data can
-    choose the scale (``alloykit.tune``): the best one lies well above 1 in our study, and without
-    tuning the method can lose to plain averaging.
+    choose the scale (``alloykit.tune``): the best one can lie well above 1, and untuned the method
+    can lose to plain averaging (benchmarks/multitask_merging.py).
 
     Args:
         scale: Length of the step along the combined task vector, finite. The default 1 is the

@@ -25,8 +25,8 @@ def iso_cts(scale: float = 1.0, common: float = 0.8, exclude: str = EMBEDDINGS) 
     those of all of them: merged = base + scale · mean(S) · orth(U) · orth(V)ᵀ, where orth is the
     nearest orthogonal matrix. Vectors and scalars: base + scale · mean of w·δ.
 
-    Use it in place of ``iso_c`` when there are many members (the authors' gain comes at 8 to 20),
-    with a scale chosen on validation data.
+    Use it in place of ``iso_c`` when there are many members whose tasks have little in common, with
+    a scale chosen on validation data (``alloykit.tune``).
 
     Args:
         scale: Length of the step along the combined task vector, finite. The default 1 is the

@@ -65,7 +65,7 @@ def mean_cosine(
     scale = lengths.unsqueeze(-1) * lengths.unsqueeze(-2)
     scale = scale.clamp(min=MERGEKITS_FLOOR) if like_mergekit else scale.masked_fill(scale == 0, 1)
     cosines = (products / scale).clamp(-1.0, 1.0)
-    share = torch.tensor(weights, dtype=products.dtype)
+    share = torch.tensor(weights, dtype=products.dtype, device=products.device)
     pairs = torch.outer(share, share).fill_diagonal_(0.0)
     return (cosines * pairs).sum((-2, -1)) / pairs.sum()
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from alloykit.merging.contract import Passes, merge_method
 from alloykit.merging.gram import (
-    ONE,
     SAFE,
     affine,
     combined,
@@ -22,8 +21,8 @@ from alloykit.types import Scan, TensorGroup
 COLINEAR = 1e-6
 """Sine of the angle up to which the arc is the line to thirteen digits."""
 
-OPPOSITE = 1e-6 - 1.0
-"""Cosine below which the arc is not defined."""
+OPPOSITE = -0.9995
+"""Cosine below which the line is taken, as the arc is hardly defined."""
 
 MERGEKITS_SHORTEST = 1e-7
 """Length below which mergekit does not scale a vector to one."""
@@ -72,23 +71,21 @@ def nuslerp(flatten: bool = True, row_wise: bool = False, compat: str | None = N
     References:
         Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985, section 3.2, as in
         mergekit's nuslerp. Differs from mergekit where a vector is zero, as the task vectors of
-        frozen layers are: half way to δ is δ/2 here and 0.707·δ there (``compat``); and within a
-        thousandth of a turn of opposite vectors, where its coefficients grow without bound.
+        frozen layers are: half way to δ is δ/2 here and 0.707·δ there (``compat``); and within two
+        degrees of opposite vectors, where its coefficients grow without bound.
     """
     require_compat("nuslerp", compat)
     shortest = MERGEKITS_SHORTEST if compat else 0.0
 
-    def survey(scan: Scan) -> tuple[float, float]:
+    def survey(scan: Scan) -> tuple[float, ...]:
         if len(scan.members) == 1:
-            return 1.0, 0.0
+            return (1.0,)
         products = torch.from_numpy(task_vector_products(scan))
-        first, second = arc(products[[0, 0, 1], [0, 1, 1]], scan.weights[1], shortest)
-        return float(first), float(second)
+        return tuple(arc(products[[0, 0, 1], [0, 1, 1]], scan.weights[1], shortest).tolist())
 
-    def merge(group: TensorGroup, coefficients: tuple[float, ...]) -> Tensor:
+    def merge(group: TensorGroup, own: tuple[float, ...]) -> Tensor:
         if group.base is None:
-            return combined(group.tensors, coefficients[: len(group.tensors)], coarse=group.coarse)
-        own = coefficients[: len(group.tensors)]
+            return combined(group.tensors, own, coarse=group.coarse)
         return affine((group.base, *group.tensors), (1.0 - sum(own), *own), coarse=group.coarse)
 
     def survey_columns(scan: Scan) -> Tensor | None:
@@ -147,7 +144,7 @@ def arc(products: Tensor, t: float, shortest: float = 0.0) -> Tensor:
     Shapes:
         products [3, *lines] -> [2, *lines]
     """
-    line = torch.tensor([1.0 - t, t], dtype=torch.float64)
+    line = torch.tensor([1.0 - t, t], dtype=torch.float64, device=products.device)
     line = line.reshape(2, *[1] * (products.dim() - 1))
     scale = products[0].sqrt().clamp(min=shortest) * products[2].sqrt().clamp(min=shortest)
     cosine = (products[1] / scale.masked_fill(scale == 0.0, 1.0)).clamp(-1.0, 1.0)
@@ -167,8 +164,7 @@ def along(group: TensorGroup, coefficients: Tensor) -> Tensor:
         members [2, *shape], coefficients [2, broadcast to shape] -> [*shape]
     """
     first, second = group.tensors
-    excess = coefficients.sum(0) - 1.0
-    excess = excess.masked_fill(excess.abs() <= ONE, 0.0).to(first.dtype)
+    excess = (coefficients.sum(0) - 1.0).to(first.dtype)
     share = coefficients[1].to(first.dtype)
     result = torch.addcmul(first, first - second, share, value=-1)
     if group.base is None:

@@ -25,7 +25,7 @@ def tsv_m(scale: float = 1.0, exclude: str = EMBEDDINGS) -> Passes:
     Vectors and scalars: base + scale · mean of w·δ.
 
     Use it when members were fine-tuned from one base on different tasks and no data is at hand:
-    of the methods without data it does best in our study, and its scale of 1 needs no tuning.
+    of the methods without data it does best untuned (benchmarks/multitask_merging.py).
 
     Args:
         scale: Length of the step along the combined task vector, finite. The default 1 is the

@@ -25,8 +25,8 @@ def wudi(scale: float = 1.0, ridge: float = 1e-6, exclude: str = EMBEDDINGS) -> 
     Vectors and scalars: base + scale · mean of δₜ.
 
     Use it when members were fine-tuned from one base on different tasks and no data is at hand:
-    a layer's task vector lies in the span of that layer's inputs, and stands for them here. In
-    our study it gains from a tuned scale below 1 (``alloykit.tune``).
+    a layer's task vector lies in the span of that layer's inputs, and stands for them here. It
+    gains from a scale below 1, chosen on validation data (benchmarks/multitask_merging.py).
 
     Args:
         scale: Length of the step along the combined task vector, finite; the default 1 is the
