@@ -31,6 +31,7 @@ from multitask_models import TASKS, Data, MultiTask, accuracy, joined, read_data
 
 OUTPUT = Path(__file__).parent / "output" / "multitask_merging.md"
 SCALES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
+FEW = 64
 CLAIM = ("tsv_m", "regmean", "task_arithmetic", "linear")
 
 
@@ -78,7 +79,8 @@ CANDIDATES = (
     Candidate(
         "RegMean", "regmean", {}, "reduce_non_diagonal", (0.1, 0.3, 0.5, 0.7, 0.9, 1.0), "gram"
     ),
-    Candidate("RegMean++", "regmean", {"reduce_non_diagonal": 0.9}, "", (), "merged gram"),
+    Candidate(f"RegMean, {FEW} images", "regmean", parameter="", stats="few gram"),
+    Candidate("RegMean++", "regmean", parameter="", stats="merged gram"),
     Candidate("TSV-M", "tsv_m"),
     Candidate("Iso-C", "iso_c"),
     Candidate("Iso-CTS", "iso_cts"),
@@ -98,6 +100,7 @@ class Result:
 def collected(members: list[MultiTask], data: Data) -> dict[str, list[Any]]:
     """Fisher diagonals and Gram matrices of every member on its own task."""
     found = {kind: alloykit.stats(members, data.statistics, kind) for kind in ("fisher", "gram")}
+    found["few gram"] = alloykit.stats(members, data.statistics, "gram", examples=FEW)
     found["merged gram"] = alloykit.stats(members, data.statistics, "gram", through_merged=True)
     return found
 

@@ -1,5 +1,6 @@
 import io
 import itertools
+import json
 import pickle
 import resource
 import warnings
@@ -12,6 +13,7 @@ from bad_files import Payload
 from dcp_samples import cut, dcp_folder, grid
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
+import alloykit
 from alloykit.checkpoints import chunked_region
 from alloykit.checkpoints.digests import content_digest, file_digest
 from alloykit.checkpoints.opening import open_checkpoint
@@ -295,6 +297,20 @@ def test_indexes_that_lie_are_refused(tmp_path, change, reason):
         open_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    "paths",
+    [
+        {"w": ("model", "x"), "v": ("model", "x")},
+        {"w": ("model", "x.y"), "v": ("model", "x", "y")},
+        {"w": ("model",), "v": ("model", "x")},
+    ],
+)
+def test_two_tensors_of_one_name_are_refused(tmp_path, paths):
+    folder = dcp_folder(tmp_path / "a", {"w": W, "v": W}, paths=paths)
+    with pytest.raises(CheckpointError, match="a: v has the name of another entry"):
+        open_checkpoint(folder)
+
+
 def test_what_is_no_index(tmp_path):
     (tmp_path / "a").mkdir()
     for content, reason in (
@@ -371,3 +387,15 @@ def test_more_files_than_a_process_may_open_at_first(tmp_path):
 def test_the_grid_of_the_samples():
     assert grid((5,), (2,)) == [((0,), (3,)), ((3,), (2,))]
     assert len(grid((3, 4), (2, 2))) == 4
+
+
+def test_it_merges_with_checkpoints_of_other_kinds(tmp_path):
+    tensors = {"w": torch.arange(60_000.0).reshape(300, 200), "b": torch.ones(7).bfloat16()}
+    folder = dcp_folder(tmp_path / "a", tensors, parts={"w": (3, 2)})
+    torch.save({name: tensor * 3 for name, tensor in tensors.items()}, tmp_path / "b.pth")
+    output = tmp_path / "out.safetensors"
+    alloykit.merge([folder, tmp_path / "b.pth"], output=output)
+    merged = open_checkpoint(output)
+    assert torch.equal(merged.read("w"), tensors["w"] * 2)
+    assert torch.equal(merged.read("b"), tensors["b"] * 2)
+    assert set(json.loads(merged.metadata["inputs"])) == {"a", "b"}

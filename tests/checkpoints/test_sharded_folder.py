@@ -37,6 +37,22 @@ def test_shards_of_both_kinds(tmp_path):
     assert content_digest(safe) == content_digest(pickled) == content_digest(open_checkpoint(STATE))
 
 
+def test_an_index_can_be_named_itself(tmp_path):
+    """For folders with several sets of weights, and those with names of their own."""
+    (tmp_path / "s").mkdir()
+    folder = shards(tmp_path / "s")
+    index = folder / "model.safetensors.index.json"
+    checkpoint = open_checkpoint(index)
+    assert checkpoint.id == "s"
+    assert set(checkpoint.specs()) == set(STATE)
+    index.rename(folder / "unet.safetensors.index.json")
+    assert set(open_checkpoint(folder / "unet.safetensors.index.json").specs()) == set(STATE)
+    with pytest.raises(
+        CheckpointError, match=r"(?s)holds no model.*unet\.safetensors\.index\.json"
+    ):
+        open_checkpoint(folder)
+
+
 def test_a_single_file_in_a_folder(tmp_path):
     torch.save({"w": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
     assert open_checkpoint(tmp_path).read("w").item() == 0

@@ -13,6 +13,7 @@ from typing import Any
 from alloykit.types import TensorGroup
 
 A_SUM = "the weights do not sum to one, so equal members give a multiple of that member"
+PRECISE = ("float64", "float64_digits", "one_rounding")
 MIXED = "elements of a matrix are mixed: the error is relative to the largest of all, not of each"
 ABSOLUTE = "a parameter is a distance, so larger inputs do not give a larger output"
 
@@ -111,7 +112,7 @@ EXAMPLES = [
     Example("fisher"),
     Example("fisher", {"normalize": True, "floor": 1e-3}),
     *[
-        Example(method, parameters, lacks={"float64": MIXED, "float64_digits": MIXED})
+        Example(method, parameters, lacks=dict.fromkeys(PRECISE, MIXED))
         for method, parameters in (
             ("regmean", {}),
             ("regmean", {"reduce_non_diagonal": 0.0}),

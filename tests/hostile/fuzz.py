@@ -24,7 +24,7 @@ from pathlib import Path
 from random import Random
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "checkpoints")]
 
 from fuzz_targets import TARGETS, Target, attack  # noqa: E402
 

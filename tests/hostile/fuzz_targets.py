@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from bad_files import safetensors, saved
+import yaml
+from bad_files import repacked, safetensors, saved
+from dcp_samples import dcp_folder
 from mutations import mutated, restructured, spelt
 from safetensors import deserialize
 from safetensors.torch import save, save_file
@@ -36,7 +42,7 @@ class Target:
 
     seeds: Sequence[bytes]
     change: Callable[[bytes, Sequence[bytes], Random], bytes]
-    prepare: Callable[[Path], None]
+    prepare: Callable[[Path], object]
     file: str
     read: Callable[[Path], None]
 
@@ -130,8 +136,6 @@ def _read_index(folder: Path) -> None:
 
 
 def _pickle_seeds() -> list[bytes]:
-    import pickle
-
     import test_hostile_pickles
 
     w = torch.ones(2, 3)
@@ -155,13 +159,8 @@ def _read_pickle(folder: Path) -> None:
 
 def _pickle_change(data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
     """Inside a zip archive only the pickle is changed, most of the time; its CRC is made good."""
-    from bad_files import repacked
-
     if data[:4] != b"PK\x03\x04" or rng.random() < 0.2:
         return mutated(data, others, rng)
-    import io
-    import zipfile
-
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
@@ -171,9 +170,27 @@ def _pickle_change(data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
         return mutated(data, others, rng)
 
 
-def _recipe_change(data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
-    import yaml
+def _dcp_prepare(folder: Path) -> Path:
+    tensors = {"w": torch.arange(12.0).reshape(3, 4), "m.b": torch.ones(2, dtype=torch.bool)}
+    paths = {"w": ("model", "w"), "m.b": ("model", "b"), "step": ("step",)}
+    return dcp_folder(folder, tensors, parts={"w": (3, 2)}, others=["step"], paths=paths)
 
+
+def _dcp_seeds() -> list[bytes]:
+    with TemporaryDirectory() as folder:
+        good = (_dcp_prepare(Path(folder)) / ".metadata").read_bytes()
+    return [good, pickle.dumps(pickle.loads(good), 2), b"", pickle.dumps({"w": 1})]
+
+
+def _read_dcp(folder: Path) -> None:
+    checkpoint = open_checkpoint(folder, trust_pickle=True)
+    for name, spec in checkpoint.specs().items():
+        whole = checkpoint.read(name).reshape(-1)
+        part = checkpoint.read(name, start=spec.numel // 3, stop=spec.numel)
+        assert torch.equal(whole[spec.numel // 3 :], part), f"{name}: parts differ from the whole"
+
+
+def _recipe_change(data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
     if rng.random() < 0.5:
         try:
             tree: Any = restructured(yaml.safe_load(data), rng)
@@ -236,4 +253,5 @@ TARGETS = {
     ),
     "recipe": Target(RECIPES, _recipe_change, _recipe_prepare, "recipe.yaml", _read_recipe),
     "pickle": Target(_pickle_seeds(), _pickle_change, _nothing, "a.pth", _read_pickle),
+    "dcp": Target(_dcp_seeds(), mutated, _dcp_prepare, ".metadata", _read_dcp),
 }

@@ -152,8 +152,17 @@ def test_elements_are_kept_with_that_probability(probability):
     assert float((many != kept).double().mean()) < 1e-6
 
 
-def test_even_the_largest_number_drawn_is_kept_once():
-    assert math.floor(np.float32(MOST) + np.float32(MOST)) == 1
+class Largest(TensorGroup):
+    """A group that draws the largest number there is."""
+
+    def uniform(self, member):
+        return torch.full_like(self.tensors[0], MOST)
+
+
+@pytest.mark.parametrize("probability", [1.0, 1.0 - 2.0**-30, torch.ones(3)])
+def test_even_the_largest_number_drawn_keeps_an_element_once(probability):
+    given = Largest("w", ("a",), (torch.zeros(3),), (1.0,))
+    assert kept_at_random(given, 0, probability).tolist() == [1.0] * 3
 
 
 def test_one_number_or_one_per_member():

@@ -66,8 +66,9 @@ def open_dcp(
     """
     index = SourceFile(folder / INDEX)
     layout = _layout(index, trust_pickle)
-    root = _root(layout, key)
-    weights = find_weights(shown(str(folder)), root, key or _deeper_entry(root))
+    where = shown(str(folder))
+    root = _root(where, layout, key)
+    weights = find_weights(where, root, key or _deeper_entry(root))
     pieces = _Pieces(index, layout.stored, trust_pickle)
     wrong = []
     records = {}
@@ -156,7 +157,7 @@ def _location(at: Any, info: Any) -> tuple[_At, _Span] | None:
         return None
 
 
-def _root(layout: _Layout, key: str | None) -> dict[str, Any]:
+def _root(file: str, layout: _Layout, key: str | None) -> dict[str, Any]:
     """What was saved as nested dictionaries, as ``find_weights`` wants them."""
     root: dict[str, Any] = {}
     for name in (*layout.tensors, *layout.others):
@@ -166,8 +167,13 @@ def _root(layout: _Layout, key: str | None) -> dict[str, Any]:
         depth = _depth(path, key)
         head, rest = ".".join(path[:depth]), ".".join(path[depth:])
         within = root.setdefault(head, {}) if depth else root
-        if isinstance(within, dict):
-            within[rest] = value
+        if not isinstance(within, dict) or rest in within:
+            # Keys with dots can spell one name in two ways; nothing may be lost in silence.
+            raise CheckpointError(
+                f"{file}: {shown(name)} has the name of another entry. Save it again under names "
+                "that differ."
+            )
+        within[rest] = value
     return root
 
 

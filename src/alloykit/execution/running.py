@@ -62,7 +62,8 @@ def run_blocks(
             _ = arithmetic.model_state
         try:
             for _ in range(threads):
-                started.append(threading.Thread(target=worker.run, daemon=True))
+                # No daemons: killed in the middle of arithmetic they would take the process along.
+                started.append(threading.Thread(target=worker.run, daemon=False))
                 started[-1].start()
         except BaseException as error:
             schedule.fail(error)
@@ -129,6 +130,8 @@ class _Worker:
             # A mapping begins at a page, as writing past the page cache asks.
             view = memoryview(mmap.mmap(-1, self.cutting.size, flags=PRIVATE))
             while (task := self.schedule.next()) is not None:
+                if not threading.main_thread().is_alive():
+                    raise SystemExit("the program has ended")
                 if task.step is not None:
                     self.schedule.keep(task.step, self._prepared(task.step))
                 elif task.block is not None:

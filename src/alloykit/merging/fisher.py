@@ -35,7 +35,7 @@ def fisher(floor: float = 1e-10, normalize: bool = False) -> Passes:
             matters for the predictions, and above rounding noise.
         normalize: Divide every member's diagonal by its norm over the whole model first, for
             members of very unlike confidence; the floor applies afterwards. Off by default, as in
-            the paper; on, in our study, it gains nothing.
+            the paper; where members are alike it can go either way.
 
     Shapes:
         members [member, *shape], fisher [member, *shape] -> [*shape]

@@ -53,7 +53,6 @@ def inner_products(vectors: Sequence[Tensor]) -> Tensor:
     if vectors[0].numel() > SMALL or vectors[0].dtype == torch.float64:
         products = _products(vectors)
         squares = np.diagonal(products)
-        # Comparisons that NaN, and infinities in float64 alone, pass.
         if not (squares.min() < SAFE[0] or squares.max() > SAFE[1]):
             return torch.from_numpy(products)
     return torch.from_numpy(_products([vector.double() for vector in vectors]))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alloykit.merging.contract import Passes, merge_method
-from alloykit.merging.matrices import EMBEDDINGS, on_matrices, singular
+from alloykit.merging.matrices import EMBEDDINGS, on_matrices, singular, summed
 
 
 @merge_method(
@@ -59,7 +59,7 @@ def iso_c(scale: float = 1.0, exclude: str = EMBEDDINGS) -> Passes:
     """
 
     def combine(deltas: Sequence[Tensor], stored: torch.dtype) -> Tensor:
-        u, s, vt = singular(torch.stack(list(deltas)).sum(0), stored)
+        u, s, vt = singular(summed(deltas), stored)
         return s.mean() * (u @ vt)
 
     return on_matrices("iso_c", combine, scale, exclude)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alloykit.merging.contract import Passes, merge_method
-from alloykit.merging.matrices import EMBEDDINGS, nearest_orthogonal, on_matrices, singular
+from alloykit.merging.matrices import EMBEDDINGS, nearest_orthogonal, on_matrices, singular, summed
 from alloykit.merging.ranges import require_number
 
 
@@ -67,7 +67,7 @@ def iso_cts(scale: float = 1.0, common: float = 0.8, exclude: str = EMBEDDINGS) 
     def combine(deltas: Sequence[Tensor], stored: torch.dtype) -> Tensor:
         members, directions = len(deltas), min(deltas[0].shape)
         own = min(round((directions - int(directions * common)) / members), directions // members)
-        shared = singular(torch.stack(list(deltas)).sum(0), stored, directions - members * own)
+        shared = singular(summed(deltas), stored, directions - members * own)
         parts = [shared]
         if own:
             parts += [singular(d - shared[0] @ (shared[0].T @ d), stored, own) for d in deltas]

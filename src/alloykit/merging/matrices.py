@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from functools import reduce
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -47,22 +49,49 @@ def on_matrices(method: str, combine: Combine, scale: float, exclude: str) -> Pa
         )
 
     def merge(group: TensorGroup, _: None) -> Tensor:
-        stored = base_of(method, group)
-        base = stored.double()
-        # Turned round, so that a zero that all have keeps its sign in the subtraction below.
-        negated = [
-            (base - t.double()).mul_(w) for t, w in zip(group.tensors, group.weights, strict=True)
-        ]
-        if not any(bool(each.any()) for each in negated):
-            return stored.clone()
+        base = base_of(method, group)
+        if all(torch.equal(tensor, base) for tensor in group.tensors):
+            return base.clone()
+        negated = NegatedDeltas(group, base)
         if is_matrix(group, exclude):
-            flat = [each.reshape(len(each), -1) for each in negated]
-            step = combine(flat, stored.dtype).reshape(base.shape)
+            step = combine(negated, base.dtype).reshape(base.shape)
         else:
-            step = torch.stack(negated).mean(0)
-        return torch.sub(base, step, alpha=scale).to(stored.dtype)
+            step = summed(negated).reshape(base.shape) / len(negated)
+        return torch.sub(base.double(), step, alpha=scale).to(base.dtype)
 
     return Passes(merge, unit="tensor")
+
+
+class NegatedDeltas(Sequence[Tensor]):
+    """w · (base − member) as ``[out, in]`` in float64, each made anew when it is asked for.
+
+    They are turned round so that a zero that all have keeps its sign when they are subtracted
+    from the base, and not all held at once since that would take twice the members' memory.
+    """
+
+    def __init__(self, group: TensorGroup, base: Tensor) -> None:
+        self.group, self.base = group, base
+
+    def __len__(self) -> int:
+        return len(self.group.tensors)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        delta = self.base.double() - self.group.tensors[index].double()
+        rows = len(delta) if delta.dim() else 1
+        return delta.mul_(self.group.weights[index]).reshape(rows, -1 if delta.numel() else 0)
+
+
+def summed(deltas: Sequence[Tensor]) -> Tensor:
+    """Their sum, of which two are held at a time."""
+    return reduce(torch.add, deltas)
 
 
 def is_matrix(group: TensorGroup, exclude: str = "") -> bool:

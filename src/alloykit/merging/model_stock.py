@@ -112,12 +112,11 @@ def model_stock(filter_wise: bool = False, compat: str | None = None) -> Passes:
 
     References:
         Jang, Yun and Han, Model Stock: All we need is just a few fine-tuned models, 2024,
-        arXiv:2403.19522, section 3.3 and equation 7. Differs from mergekit, which ``compat``
-        reproduces: t is clamped to [0, 1] (mergekit goes past the base where cosines are
-        negative); small tensors have their own angle (mergekit takes 1e-6 for a smaller product
-        of lengths, which pulls small task vectors towards the base); and a filter is a slice of
-        the first dimension (in mergekit a line of the last one, of three numbers for a 3×3
-        convolution).
+        arXiv:2403.19522. Differs from mergekit, which ``compat`` reproduces: t is clamped to
+        [0, 1] (mergekit goes past the base where cosines are negative); small tensors have their
+        own angle (mergekit takes 1e-6 for a smaller product of lengths, which pulls small task
+        vectors towards the base); and a filter is a slice of the first dimension (in mergekit a
+        line of the last one, of three numbers for a 3×3 convolution).
     """
     require_compat("model_stock", compat)
 

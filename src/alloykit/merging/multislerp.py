@@ -21,7 +21,7 @@ MERGEKITS_EPS = 1e-8
 
 @merge_method(
     optional=frozenset({"base"}),
-    paper="Goddard, Multi-SLERP, goddard.blog, 2025.",
+    paper="Goddard, Multi-SLERP, goddard.blog.",
 )
 def multislerp(
     normalize_weights: bool = True, eps: float | None = None, compat: str | None = None
@@ -62,7 +62,7 @@ def multislerp(
         tensor([1.4142, 1.4142])
 
     References:
-        Goddard, Multi-SLERP, goddard.blog/posts/multislerp-wow-what-a-cool-idea, 2025. There the
+        Goddard, Multi-SLERP, goddard.blog/posts/multislerp-wow-what-a-cool-idea. There the
         unit vectors are averaged once more in the plane that touches the sphere at M / |M|; that
         mean is zero for any vectors, so the step is left out. Differs from mergekit in eps
         (``compat``), and where directions balance out: mergekit takes Σ wᵢ·δᵢ for two models and

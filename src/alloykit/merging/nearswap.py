@@ -16,7 +16,7 @@ from alloykit.types import TensorGroup
 @merge_method(
     needs=frozenset({"base"}),
     members=range(1, 2),
-    paper="No paper: alchemonaut, QuartetAnemoi-70B-t0.0001, 2024.",
+    paper="No paper: alchemonaut, QuartetAnemoi-70B-t0.0001.",
 )
 def nearswap(t: float = 1e-4) -> Callable[[TensorGroup], Tensor]:
     """Move every number of the base towards the member's, by no more than t.
@@ -48,7 +48,7 @@ def nearswap(t: float = 1e-4) -> Callable[[TensorGroup], Tensor]:
         tensor([0.5000, 0.2500])
 
     References:
-        alchemonaut, QuartetAnemoi-70B-t0.0001, huggingface.co, 2024, as in mergekit. Their weight
+        alchemonaut, QuartetAnemoi-70B-t0.0001, huggingface.co, as in mergekit. Their weight
         min(1, t / |difference|) times the difference is the clamped difference. Differs from
         mergekit for t below 1e-6, where it takes 1e-6 for a smaller difference: by less than t.
     """

@@ -69,7 +69,7 @@ def nuslerp(flatten: bool = True, row_wise: bool = False, compat: str | None = N
         tensor([[0.7071, 0.7071]])
 
     References:
-        Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985, section 3.2, as in
+        Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985, as in
         mergekit's nuslerp. Differs from mergekit where a vector is zero, as the task vectors of
         frozen layers are: half way to δ is δ/2 here and 0.707·δ there (``compat``); and within two
         degrees of opposite vectors, where its coefficients grow without bound.

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+PIECE = 1 << 15
+"""Elements that are sorted at a time, so that all rows stay in the processor's cache."""
+
 
 def from_sorted(tensors: Sequence[Tensor], take: Callable[[list[Tensor]], Tensor]) -> Tensor:
     """What ``take`` makes of the members' values sorted for every element, smallest first.
@@ -21,6 +24,11 @@ def from_sorted(tensors: Sequence[Tensor], take: Callable[[list[Tensor]], Tensor
         >>> from_sorted([torch.tensor([3.0, 1.0]), torch.tensor([2.0, 4.0])], lambda rows: rows[0])
         tensor([2., 1.])
     """
+    pieces = zip(*(tensor.reshape(-1).split(PIECE) for tensor in tensors), strict=True)
+    return torch.cat([_from_sorted(piece, take) for piece in pieces]).reshape(tensors[0].shape)
+
+
+def _from_sorted(tensors: Sequence[Tensor], take: Callable[[list[Tensor]], Tensor]) -> Tensor:
     result = take(_in_order(tensors))
     if int(torch.count_nonzero(result)) == result.numel():
         return result

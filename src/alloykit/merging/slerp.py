@@ -92,7 +92,7 @@ def slerp(t: float = 0.5, compat: str | None = None) -> Passes:
         tensor([0.7071, 0.7071])
 
     References:
-        Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985, section 3.2. The
+        Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985. The
         threshold, and the use of tensors that do not have length one, are those of mergekit and
         of the snippet that it comes from. Differs from mergekit where one tensor is zero, such as
         a fresh bias: half way to x is x/2 here and 0.707·x there (``compat``).

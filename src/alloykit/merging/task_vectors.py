@@ -130,7 +130,7 @@ def elected_sum(
         # Rounded before they are added: a fused sum would find votes that balance uneven.
         present.append(vector if weight == 1.0 else vector.mul_(weight))
     sign = elected_sign(present, like, compat)
-    counted = [abs(weight) for weight in weights]
+    counted = [weight if compat else abs(weight) for weight in weights]
     total, heads = agreeing_sums(present, sign, counted if normalize else None)
     if normalize:
         total.div_(_divisible(heads, counted))
