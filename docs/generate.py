@@ -242,8 +242,9 @@ def _needs(entry: Entry) -> str:
     members = entry.contract.get("members")
     needs = ["one model"] if members is not None and members.stop == 2 else ["models"]
     needs += ["a base"] if "base" in entry.contract.get("needs", ()) else []
-    needs += [words for kind, words in STATISTICS.items() if kind in entry.contract.get("needs", ())]
-    if "validation" in entry.contract.get("needs", ()):
+    declared = entry.contract.get("needs", ())
+    needs += [words for kind, words in STATISTICS.items() if kind in declared]
+    if "validation" in declared:
         needs.append("validation data")
     if entry.contract.get("fits"):
         optional = any(p.name == "weights" for p in entry.parameters.values())

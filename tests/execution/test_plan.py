@@ -53,7 +53,10 @@ def test_ordered_methods_keep_the_order_given():
 
 
 def test_every_parameter_is_recorded_defaults_included():
-    assert plan_merge([checkpoint("a")], "exponential").parameters == {"decay": 0.9}
+    assert plan_merge([checkpoint("a")], "exponential").parameters == {
+        "decay": 0.9,
+        "running": False,
+    }
 
 
 @given(state_dicts(2))

@@ -119,6 +119,16 @@ def test_blocks_give_the_whole():
     assert torch.equal(torch.cat(parts), whole)
 
 
+def test_tiny_tensors_of_little_information_and_weight_are_averaged_all_the_same():
+    stats = {"fisher": (torch.tensor([1e-10]), torch.tensor([3e-10]))}
+    tensors = (torch.tensor([1e-30]), torch.tensor([2e-30]))
+    made = TensorGroup("w", ("a", "b"), tensors, (1.0 - 1e-6, 1e-6), stats=stats)
+    share = 3e-16 / (1e-10 * (1 - 1e-6) + 3e-16)
+    expected = 1e-30 * (1 + share)
+    assert merge_whole(fisher(), made).item() == pytest.approx(expected, rel=1e-7)
+    assert merge_whole(fisher(), made).item() > 1e-30 * (1 + 0.9 * share)
+
+
 @pytest.mark.parametrize("floor", [-1e-9, float("nan"), float("inf"), "none"])
 def test_the_floor_is_at_least_zero(floor):
     with pytest.raises(

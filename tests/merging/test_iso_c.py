@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from matrix_samples import random_group, step, task_vectors
 
 from alloykit.merging.iso_c import iso_c
+from matrix_samples import random_group, step, task_vectors
 
 
 def test_it_flattens_the_spectrum_of_the_sum():

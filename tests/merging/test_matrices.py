@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from matrix_samples import random_group, step, task_vectors
 
 from alloykit.errors import CheckpointError, InvalidParameter, MissingInput
 from alloykit.execution.scanning import merge_whole
@@ -19,6 +18,7 @@ from alloykit.merging.matrices import (
 )
 from alloykit.merging.tsv_m import tsv_m
 from alloykit.merging.wudi import wudi
+from matrix_samples import random_group, step, task_vectors
 
 METHODS = (tsv_m, iso_c, iso_cts, wudi)
 EVERY = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)

@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from matrix_samples import random_group, step, task_vectors
 
 from alloykit.merging.tsv_m import tsv_m
+from matrix_samples import random_group, step, task_vectors
 
 
 def by_the_book(deltas, rank):

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from matrix_samples import random_group, step, task_vectors
 
 from alloykit.errors import InvalidParameter
 from alloykit.merging.wudi import wudi
+from matrix_samples import random_group, step, task_vectors
 
 
 def objective(merged, deltas):

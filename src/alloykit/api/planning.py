@@ -109,6 +109,7 @@ class Job:
             found = [(file.absolute(), file.stat()) for file in files]
         return sorted(f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in found)
 
+    @clear_errors()
     def provenance(self, digests: str = "fingerprint") -> dict[str, str]:
         """The record of this merge, for the header of its result."""
         if digests not in DIGESTS:

@@ -79,7 +79,8 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the file, and of the right to write."""
-        os.close(self._file)
+        with suppress(OSError):
+            os.close(self._file)
 
 
 def _locked(path: Path) -> tuple[int, bool]:
@@ -94,7 +95,7 @@ def _locked(path: Path) -> tuple[int, bool]:
                 return file, status.st_size > 0
         except OSError as error:
             if not isinstance(error, OutputExists):
-                _remove_empty(file, path)
+                _remove_empty(path)
             os.close(file)
             raise
         # The run that had the lock has ended since we opened the file, and removed it.
@@ -121,9 +122,9 @@ def _lock(file: int, path: Path) -> None:
         ) from error
 
 
-def _remove_empty(file: int, path: Path) -> None:
+def _remove_empty(path: Path) -> None:
     with suppress(OSError):
-        if not os.fstat(file).st_size:
+        if not path.stat().st_size:
             path.unlink()
 
 

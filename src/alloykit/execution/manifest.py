@@ -72,7 +72,7 @@ def _entry(arithmetic: Arithmetic, step: Step) -> dict[str, Any]:
 
 
 def _statistics(group: TensorGroup) -> Tensor:
-    """Gram matrix of the task vectors; elements whose signs conflict; elements that none changes."""
+    """Inner products of task vectors; elements whose signs conflict; elements that none changes."""
     tensors = torch.stack([tensor.reshape(-1) for tensor in group.tensors])
     origin = tensors.mean(0) if group.base is None else group.base.reshape(-1)
     deltas = (tensors - origin).double()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -139,24 +138,40 @@ def _open_direct(path: Path) -> int | None:
 
 def publish_target(target: Target, *, overwrite: bool) -> None:
     """Give the finished file or folder its name; on an error what was there is there again."""
+    old = target.path.parent / f".{target.path.name}.replaced"
     if target.names:
         sync_folder(target.partial)
-        _publish_folder(target, overwrite)
-        return
+        _publish_folder(target, old, overwrite)
+    else:
+        _publish_file(target, old, overwrite)
+
+
+def _publish_file(target: Target, old: Path, overwrite: bool) -> None:
+    path = target.path
+    if overwrite:
+        # A second name of what is replaced; without one, where links are not offered, it is lost.
+        with suppress(OSError):
+            old.unlink(missing_ok=True)
+            os.link(path, old)
     try:
-        publish(target.partial, target.path, overwrite)
+        publish(target.partial, path, overwrite)
     except BaseException:
-        if not overwrite and _same(target.partial, target.path):
-            target.path.unlink()
+        if overwrite and os.path.lexists(old):
+            old.replace(path)
+        elif not overwrite and _same(target.partial, path):
+            path.unlink()
         raise
+    finally:
+        with suppress(OSError):
+            old.unlink(missing_ok=True)
 
 
-def _publish_folder(target: Target, overwrite: bool) -> None:
-    path, replaced = target.path, target.path.parent / f".{target.path.name}.replaced"
+def _publish_folder(target: Target, old: Path, overwrite: bool) -> None:
+    path = target.path
     moved = overwrite and path.is_dir()
     if moved:
-        shutil.rmtree(replaced, ignore_errors=True)
-        path.rename(replaced)
+        _remove_folder(old)
+        path.rename(old)
     elif os.path.lexists(path):
         raise OutputExists(f"{shown(str(path))} appeared meanwhile. Choose another name.")
     try:
@@ -168,15 +183,23 @@ def _publish_folder(target: Target, overwrite: bool) -> None:
                 path.rename(target.partial)
         if moved:
             with suppress(OSError):
-                replaced.rename(path)
+                old.rename(path)
         raise
-    shutil.rmtree(replaced, ignore_errors=True)
+    _remove_folder(old)
 
 
 def _same(a: Path, b: Path) -> bool:
     with suppress(OSError):
         return a.samefile(b)
     return False
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder of files, as far as it lets itself be removed."""
+    with suppress(OSError):
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
 
 
 def check_folder(target: Target, overwrite: bool, inputs: Sequence[Path]) -> None:
@@ -216,8 +239,7 @@ def _is_ours(folder: Path) -> bool:
 
 def discard(target: Target) -> None:
     """Remove what was written so far."""
+    if target.names:
+        _remove_folder(target.partial)
     with suppress(OSError):
-        if target.names:
-            shutil.rmtree(target.partial, ignore_errors=True)
-        else:
-            target.partial.unlink(missing_ok=True)
+        target.partial.unlink()

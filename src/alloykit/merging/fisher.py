@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -68,18 +69,17 @@ def fisher(floor: float = 1e-10, normalize: bool = False) -> Passes:
         diagonals = group.stats.get("fisher")
         if diagonals is None:
             return weighted_mean(group.tensors, group.weights)
-        origin = group.tensors[0]
-        total, step = torch.zeros_like(origin), torch.zeros_like(origin)
-        for index, (tensor, weight) in enumerate(zip(group.tensors, group.weights, strict=True)):
-            share = diagonals[index].to(origin.dtype)
-            if norms is not None:
-                share = share / norms[index]
-            share = share.clamp_min(least).mul_(weight)
-            total += share
-            if index:
-                step += share.mul_(origin - tensor)
-        # Differences to one member: equal members give exactly that member.
-        return origin - step.div_(total)
+        shares = []
+        for index, (diagonal, weight) in enumerate(zip(diagonals, group.weights, strict=True)):
+            wide = diagonal.to(group.tensors[0].dtype)
+            wide = wide if norms is None else wide / norms[index]
+            shares.append(wide.clamp_min(least).mul_(weight))
+        total = reduce(torch.add, shares)
+        merged = group.tensors[0].clone()
+        for tensor, share in zip(group.tensors[1:], shares[1:], strict=True):
+            # Differences to one member: equal members give exactly that member.
+            merged.sub_(share.div_(total).mul_(group.tensors[0] - tensor))
+        return merged
 
     def survey(scan: Scan) -> tuple[float, ...]:
         squares = scan.total(_squares)

@@ -28,6 +28,9 @@ SAFE = (1e-25, 1e30)
 SMALL = 4096
 """Vectors of at most so many elements are multiplied in float64 at once."""
 
+LARGEST = 3e38
+"""What a coefficient may be for torch to take it as a factor in float32."""
+
 ONE = 1e-14
 """How far from one a sum of coefficients may be that is one but for rounding in float64."""
 
@@ -195,6 +198,9 @@ def affine(
     total = origin
     for index, (tensor, c) in enumerate(present):
         into = total if index else None
+        if abs(c) > LARGEST:
+            total = total + (tensor - origin) * c  # out of range, as an infinity
+            continue
         # Of both ways to write a step, the one that leaves a zero that all have its sign.
         if c > 0.0:
             total = torch.sub(total, origin - tensor, alpha=c, out=into)

@@ -24,7 +24,9 @@ def from_sorted(tensors: Sequence[Tensor], take: Callable[[list[Tensor]], Tensor
         >>> from_sorted([torch.tensor([3.0, 1.0]), torch.tensor([2.0, 4.0])], lambda rows: rows[0])
         tensor([2., 1.])
     """
-    pieces = zip(*(tensor.reshape(-1).split(PIECE) for tensor in tensors), strict=True)
+    flat = [tensor.reshape(-1) for tensor in tensors]
+    starts = range(0, max(1, flat[0].numel()), PIECE)
+    pieces = ([tensor[start : start + PIECE] for tensor in flat] for start in starts)
     return torch.cat([_from_sorted(piece, take) for piece in pieces]).reshape(tensors[0].shape)
 
 
