@@ -67,7 +67,7 @@ def test_methods_lists_what_can_be_called():
     listed = alloykit.methods()
     assert {row["sort"] for row in listed} == {"merge method", "ensemble rule", "soup"}
     exponential = next(row for row in listed if row["name"] == "exponential")
-    assert exponential["parameters"] == "decay: 'float' = 0.9"
+    assert exponential["parameters"] == "decay: 'float' = 0.9, running: 'bool' = False"
     interpolate = next(row for row in listed if row["name"] == "interpolate")
     assert interpolate["needs"] == "base"
     assert "2109.01903" in interpolate["paper"]

@@ -297,6 +297,12 @@ def test_indexes_that_lie_are_refused(tmp_path, change, reason):
         open_checkpoint(folder)
 
 
+def test_a_hole_in_the_grid_is_refused(tmp_path):
+    folder = dcp_folder(tmp_path / "a", {"w": W}, parts={"w": (2, 2)}, change=lost_chunk)
+    with pytest.raises(CheckpointError, match="w: 3 of its 4 chunks are there"):
+        open_checkpoint(folder)
+
+
 @pytest.mark.parametrize(
     "paths",
     [

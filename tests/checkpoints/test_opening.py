@@ -1,4 +1,5 @@
 import argparse
+import gc
 import os
 import pathlib
 from collections import Counter, OrderedDict, defaultdict
@@ -205,3 +206,27 @@ def test_only_the_bytes_asked_for_are_read(tmp_path, monkeypatch):
     checkpoint.read("small")
     assert spans[-2:] == [40, 12]
     assert sum(spans) < 1000
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_collection_rests_while_a_file_is_opened_and_not_longer(
+    tmp_path, monkeypatch, enabled
+):
+    from alloykit.checkpoints import opening
+
+    path = save(tmp_path / "a.pth", {"w": W})
+    meanwhile = []
+    read = opening.open_torch
+    monkeypatch.setattr(
+        opening, "open_torch", lambda *a, **k: meanwhile.append(gc.isenabled()) or read(*a, **k)
+    )
+    was = gc.isenabled()
+    try:
+        gc.enable() if enabled else gc.disable()
+        open_checkpoint(path)
+        assert (meanwhile, gc.isenabled()) == ([False], enabled)
+        with pytest.raises(CheckpointError):
+            open_checkpoint(f"{path}#nothing")
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable() if was else gc.disable()

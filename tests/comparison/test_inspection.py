@@ -57,6 +57,20 @@ def test_blocks_do_not_change_the_numbers(block, monkeypatch):
     assert found.sign_agreement == expected.sign_agreement
 
 
+@pytest.mark.parametrize("block", [1, 2, 1 << 22])
+def test_blocks_do_not_change_the_problems(block, monkeypatch):
+    monkeypatch.setattr(inspection, "BLOCK", block)
+    one = tensor(INF, NAN, 1.0, INF) | {"i": torch.tensor([1, 2, 3])}
+    other = tensor(INF, 1.0, 1.0, INF) | {"i": torch.tensor([1, 5, 3])}
+    found = look(one, other)
+    assert found.problems == (
+        "w   m0: 1 NaN, 2 Inf",
+        "w   m1: 2 Inf",
+        "i   integers differ between m0 and m1",
+    )
+    assert not found.pairs[0].identical
+
+
 def test_small_differences_of_large_numbers_are_not_lost():
     found = pair(tensor(1e4, 1.0), tensor(1e4 + 0.0078125, 1.0))
     assert found.distance == 0.0078125

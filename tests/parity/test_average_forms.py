@@ -259,7 +259,7 @@ def test_an_ordered_method_records_the_order_and_its_defaults(tmp_path):
     path = alloykit.merge(models, "exponential", output=tmp_path / "out.safetensors")
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    assert json.loads(metadata["parameters"]) == {"decay": 0.9}
+    assert json.loads(metadata["parameters"]) == {"decay": 0.9, "running": False}
     assert json.loads(metadata["notes"]) == ["members, oldest first: m2, m1, m0"]
 
 

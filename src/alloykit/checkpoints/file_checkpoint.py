@@ -207,6 +207,16 @@ def extent_of(checkpoint: Checkpoint, name: str) -> Extent | None:
     return checkpoint.records[name].extent() if isinstance(checkpoint, FileCheckpoint) else None
 
 
+def source_files(checkpoint: Checkpoint) -> list[SourceFile]:
+    """The files that the tensors of a checkpoint lie in."""
+    inner = getattr(checkpoint, "inner", None)
+    if inner is not None:
+        return source_files(inner)
+    if not isinstance(checkpoint, FileCheckpoint):
+        return []
+    return list({id(r.region.file): r.region.file for r in checkpoint.records.values()}.values())
+
+
 def unknown_tensor(name: str, checkpoint: str, names: list[str]) -> UnknownName:
     """The error for a name that a checkpoint does not have."""
     return UnknownName(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from alloykit.checkpoints.file_checkpoint import source_files
+from alloykit.checkpoints.source_file import SourceFile
 from alloykit.errors import MissingInput
 from alloykit.execution.plan import Plan
 from alloykit.types import Checkpoint
@@ -52,3 +55,14 @@ class Inputs:
             base if plan.base is not None else None,
             {kind: tuple((stats or {})[kind][i] for i in order) for kind in plan.stats},
         )
+
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError where a file was written to since it was opened."""
+        for file in self._files:
+            file.check_unchanged()
+
+    @cached_property
+    def _files(self) -> list[SourceFile]:
+        every = [*self.members, *([] if self.base is None else [self.base])]
+        every += [source for sources in self.stats.values() for source in sources]
+        return [file for checkpoint in every for file in source_files(checkpoint)]

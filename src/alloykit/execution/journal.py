@@ -93,7 +93,7 @@ def _locked(path: Path) -> tuple[int, bool]:
             status = os.fstat(file)
             if _is_at(path, status):
                 return file, status.st_size > 0
-        except OSError as error:
+        except BaseException as error:
             if not isinstance(error, OutputExists):
                 _remove_empty(path)
             os.close(file)

@@ -153,6 +153,7 @@ def compute(work: Work, indices: Sequence[int], *surveys: Mapping[str, Any]) -> 
         run_blocks(
             arithmetic, cutting, indices, files, threads=work.threads, done=note, states=states
         )
+        arithmetic.inputs.check_unchanged()
         files.sync()
         check = zlib.crc32(files.head(cutting.block(indices[0])))
     finally:

@@ -67,6 +67,7 @@ def merge_in_memory(
             else:
                 merged[step.name] = _tensor(arithmetic, step, pool)
             done += merged[step.name].nbytes
+    inputs.check_unchanged()
     arithmetic.problems.require_none()
     return merged
 

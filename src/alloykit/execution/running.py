@@ -65,9 +65,10 @@ def run_blocks(
                 # No daemons: killed in the middle of arithmetic they would take the process along.
                 started.append(threading.Thread(target=worker.run, daemon=False))
                 started[-1].start()
+            _wait_for(started, schedule)
         except BaseException as error:
             schedule.fail(error)
-        _wait_for([thread for thread in started if thread.ident is not None], schedule)
+            _wait_for(started, schedule)
     if schedule.error is not None:
         raise schedule.error
 
@@ -83,11 +84,12 @@ def _wait_for(threads: Sequence[threading.Thread], schedule: Schedule) -> None:
 
     They end after what they are at. Waiting in short steps lets interrupts through.
     """
-    while any(thread.is_alive() for thread in threads):
+    while True:
         try:
             for thread in threads:
                 while thread.is_alive():
                     thread.join(0.1)
+            return
         except BaseException as error:
             schedule.fail(error)
 

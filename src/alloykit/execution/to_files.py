@@ -18,6 +18,7 @@ from alloykit.checkpoints.writing import atomic_write
 from alloykit.errors import AlloyError, CheckpointError, InvalidParameter
 from alloykit.execution.arithmetic import Arithmetic
 from alloykit.execution.blocks import Block, Cutting
+from alloykit.execution.inputs import Inputs
 from alloykit.execution.journal import Journal
 from alloykit.execution.limits import Limits
 from alloykit.execution.output import (
@@ -96,10 +97,13 @@ def merge_to_files(
         try:
             cutting, done, files = _begun(plan, target, layouts, journal, destination.resume)
             begun = True
-            tracker = _Tracker(cutting, done, files, journal, limits.sync, progress)
+            tracker = _Tracker(
+                cutting, done, files, journal, arithmetic.inputs, limits.sync, progress
+            )
             todo = [index for index in range(len(cutting)) if index not in done]
             with _closed(files, tracker if destination.resume else None):
                 execute(arithmetic, cutting, todo, files, threads=threads, done=tracker.written)
+                arithmetic.inputs.check_unchanged()
                 arithmetic.problems.require_none()
                 _write_index(target, groups)
                 files.finish()
@@ -147,7 +151,7 @@ def _closed(files: PartialFiles, tracker: _Tracker | None) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit):
         if tracker is not None:
-            with suppress(OSError):
+            with suppress(OSError, CheckpointError):
                 tracker.note()
         raise
     finally:
@@ -207,11 +211,13 @@ class _Tracker:
         done: set[int],
         files: PartialFiles,
         journal: Journal,
+        inputs: Inputs,
         sync: int,
         progress: Progress | None,
     ) -> None:
         self._files = files
         self._journal = journal
+        self._inputs = inputs
         self._every = sync
         self._progress = progress
         self._total = cutting.nbytes
@@ -240,6 +246,7 @@ class _Tracker:
     def _note(self) -> None:
         # Out of hand first: what a failed sync was about is lost, though the next one may succeed.
         waiting, self._waiting, self._unsynced = self._waiting, [], 0
+        self._inputs.check_unchanged()
         self._files.sync()
         if waiting:
             self._journal.add(waiting)

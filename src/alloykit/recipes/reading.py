@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def _further(content: Mapping[str, Any], errors: Sequence[ErrorDetails]) -> Iter
 
     Nothing is said where a key that other mistakes could come from is missing or of a wrong type.
     """
-    mended: Any = copy.deepcopy(dict(content))
+    mended: Any = _unshared(content)
     meant: dict[Place, Place] = {}
     for error in errors:
         place = tuple(error["loc"])
@@ -96,3 +95,10 @@ def _further(content: Mapping[str, Any], errors: Sequence[ErrorDetails]) -> Iter
 
 
 _CENTRAL = ("models", "model", "base_model", "merge_method")
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which what YAML aliases share is separate."""
+    if isinstance(value, Mapping):
+        return {key: _unshared(each) for key, each in value.items()}
+    return [_unshared(each) for each in value] if isinstance(value, list) else value
