@@ -6,12 +6,19 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import reduce
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from alloykit.errors import InvalidWeights, listing
 
 SUM_TOLERANCE = 1e-6
+
+SAFE_SQUARES = (1e-25, 1e30)
+"""Squared lengths whose products float32 holds without loss; others are taken in float64."""
+
+SMALL_VECTOR = 4096
+"""Vectors of at most so many elements are multiplied in float64 at once."""
 
 
 def is_averaged(dtype: torch.dtype) -> bool:
@@ -153,6 +160,41 @@ def weighted_mean(
     for tensor, weight in present:
         total.sub_(origin - tensor, alpha=weight)
     return total
+
+
+def inner_products(vectors: Sequence[Tensor]) -> Tensor:
+    """All inner products of some vectors, as float64.
+
+    Float32 vectors are multiplied in float32, whose dot product sums many partial sums: on a
+    block of 65,536 elements the error is 5e-8 of the lengths' product, about that of one rounding
+    to float32, and falls with the number of blocks. Float64 takes four times as long.
+
+    Args:
+        vectors: One-dimensional, float32 or float64, of one length.
+
+    Shapes:
+        vectors vector * [element] -> [vector, vector]
+
+    Example:
+        >>> inner_products([torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0])])
+        tensor([[5., 6.],
+                [6., 9.]], dtype=torch.float64)
+    """
+    if vectors[0].numel() > SMALL_VECTOR or vectors[0].dtype == torch.float64:
+        products = _products(vectors)
+        squares = np.diagonal(products)
+        if not (squares.min() < SAFE_SQUARES[0] or squares.max() > SAFE_SQUARES[1]):
+            return torch.from_numpy(products)
+    return torch.from_numpy(_products([vector.double() for vector in vectors]))
+
+
+def _products(vectors: Sequence[Tensor]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    count = len(vectors)
+    products = np.empty((count, count))
+    for i in range(count):
+        for j in range(i, count):
+            products[i, j] = products[j, i] = torch.dot(vectors[i], vectors[j]).item()
+    return products
 
 
 def same_values(tensors: Sequence[Tensor]) -> bool:

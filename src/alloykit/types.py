@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -155,6 +155,12 @@ class Scan(Protocol):
         Blocks are shaped as the method's unit says ("tensor" walks as "element").
         """
 
+    def products(self) -> Tensor:
+        """Inner products ``[member, member]`` of the whole task vectors, flattened, in float64.
+
+        A task vector is the member less the base; the member itself where there is no base.
+        """
+
     def sample(self) -> TensorGroup:
         """At most 65,536 of the elements, from evenly spaced places, flat; the same every time."""
 
@@ -184,6 +190,8 @@ class MergeMethod:
         scope: Whether the survey goes over one tensor at a time or over the whole model.
         linear: Whether each element is a sum of the members' own elements, so that what is not
             finite in any of them shows in it.
+        factors: ``(weights, state) -> factors`` of a linear method whose result is one sum: one
+            factor per member, behind that of the base where it takes part.
     """
 
     name: str
@@ -199,6 +207,7 @@ class MergeMethod:
     survey: Callable[[Scan], Any] | None = None
     scope: Literal["tensor", "model"] = "tensor"
     linear: bool = False
+    factors: Callable[[Sequence[float], Any], Sequence[float]] | None = None
 
 
 State = dict[str, Tensor]

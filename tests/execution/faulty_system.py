@@ -25,17 +25,16 @@ class System:
         onwards: Whether all later ones fail as well.
     """
 
-    def __init__(
-        self, call: str = "", number: int = 0, reason: int = 0, *, onwards: bool = False
-    ) -> None:
+    def __init__(self, call: str, number: int, reason: int, *, onwards: bool = False) -> None:
         self.call, self.number, self.reason, self.onwards = call, number, reason, onwards
         self.calls: Counter[str] = Counter()
+        self.armed = True
         self._lock = threading.Lock()
 
     @property
     def failed(self) -> bool:
         """Whether the call that was to fail was made."""
-        return self.calls[self.call] >= self.number > 0
+        return self.calls[self.call] >= self.number
 
     def wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         """The call, which fails when it is its turn."""
@@ -44,7 +43,7 @@ class System:
             with self._lock:
                 self.calls[name] += 1
                 count = self.calls[name]
-            turn = name == self.call and self.number
+            turn = name == self.call and self.armed
             if turn and (count == self.number or (self.onwards and count > self.number)):
                 if name == "close":
                     real(*args, **kwargs)
@@ -56,12 +55,14 @@ class System:
 
 @contextmanager
 def faulty(system: System) -> Iterator[System]:
-    """Put these calls in the place of the real ones."""
+    """Put these calls in the place of the real ones for a while."""
     real = {name: getattr(os, name) for name in CALLS}
     for name, call in real.items():
         setattr(os, name, system.wrapped(name, call))
     try:
         yield system
     finally:
+        # What is closed later may still hold the call that was put in place.
+        system.armed = False
         for name, call in real.items():
             setattr(os, name, call)

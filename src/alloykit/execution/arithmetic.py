@@ -12,16 +12,14 @@ from torch import Tensor
 
 from alloykit.checkpoints.wording import shown
 from alloykit.errors import CheckpointError
+from alloykit.execution import fused
 from alloykit.execution.inputs import Inputs
 from alloykit.execution.plan import Plan, Step
 from alloykit.execution.problems import Problems, unusable
-from alloykit.execution.reading import Window
+from alloykit.execution.reading import AHEAD, Window
 from alloykit.execution.scanning import ModelScan, Read, TensorScan, shaped, slice_numel
-from alloykit.numerics import compute_dtype, promoted
+from alloykit.numerics import SAFE_SQUARES, SMALL_VECTOR, compute_dtype, promoted
 from alloykit.types import GRAIN, Checkpoint, MergeMethod, TensorGroup, TensorSpec
-
-SAFE_SUM = 1e37
-"""A sum within this says that no summand is NaN or infinite, or rounds to infinity in bfloat16."""
 
 BASE = -1
 """The position that stands for the base, among those of the members."""
@@ -178,6 +176,7 @@ class Merged:
         self.walked = False  # a pass over all values has begun
         output: torch.dtype = getattr(torch, step.dtype)
         self.coarse = max(output.itemsize, *(dtype.itemsize for dtype in dtypes)) <= 2
+        self.fusable = self.coarse and arithmetic.device.type == "cpu" and self.pairs == 1
         self.narrow = output.itemsize == 1 or output in (torch.float16, torch.float64)
 
     @property
@@ -214,6 +213,8 @@ class Merged:
         at = first = start * self.pairs
         end = first + target.numel()
         window = self._window(end)
+        if not whole and self._added_up(window, at, target, state):
+            return
         step = slice_numel(self.shape, "row") if self.method.unit == "row" and not whole else 1
         step *= max(1, GRAIN // step)
         while at < end:
@@ -227,6 +228,47 @@ class Merged:
             self._round(result, fixed, target[at - first : stop - first])
             at = stop
 
+    def _added_up(self, window: Window, start: int, out: Tensor, state: Any) -> bool:
+        """Compute a plain sum of the members by one call for many blocks, where that is allowed.
+
+        False where it is not, or where something is not finite: then nothing is settled.
+        """
+        if not self.fusable or self.masked or self.method.factors is None:
+            return False
+        factors = self.method.factors(self.shares, state)
+        # With the base, where it takes part, in front.
+        sources = [BASE, *self.present] if len(factors) > len(self.present) else self.present
+        terms = [(i, c) for i, c in zip(sources, factors, strict=True) if c]
+        if not terms or min(c for _, c in terms) < 0.0:
+            return False
+        places, coefficients = [i for i, _ in terms], [c for _, c in terms]
+        for low in range(0, out.numel(), AHEAD):
+            block = out[low : low + AHEAD]
+            raws = window.raws(places, start + low, start + low + block.numel())
+            if not fused.weighted_sum(raws, coefficients, block, GRAIN):
+                return False
+            if self.narrow and unusable(block):
+                return False
+        return True
+
+    def _products(self) -> Tensor | None:
+        """Inner products of the task vectors by few calls; None where that is not allowed."""
+        if not self.fusable or self.masked:
+            return None
+        count = len(self.present)
+        total = torch.zeros(count * count, dtype=torch.float64)
+        window = self._window(self.numel)
+        for start in range(0, self.numel, AHEAD):
+            stop = min(start + AHEAD, self.numel)
+            raws = window.raws(self.present, start, stop)
+            base = window.raws([BASE], start, stop)[0] if BASE in self.counting else None
+            found = fused.products(raws, base, GRAIN, SMALL_VECTOR, *SAFE_SQUARES)
+            total += torch.tensor(found, dtype=torch.float64)
+        if not bool(torch.isfinite(total).all()):
+            return None
+        self.walked = True
+        return total.reshape(count, count)
+
     def scan(self) -> TensorScan:
         """The tensor, for a survey."""
         plan = self.arithmetic.plan
@@ -239,6 +281,7 @@ class Merged:
             read=lambda start, stop: self.group(start, stop)[0],
             unit=self.method.unit,
             walk=self._walk,
+            fused=self._products,
         )
 
     def _walk(self) -> Read:
@@ -312,7 +355,7 @@ class Merged:
 
     def _round(self, result: Tensor, fixed: Fixed | None, out: Tensor) -> None:
         out.copy_(result)
-        if self.narrow or not abs(float(result.sum())) < SAFE_SUM:
+        if self.narrow or not abs(float(result.sum())) < fused.SAFE_SUM:
             wrong = unusable(out)
             if wrong:
                 where = f"the result in {self.step.dtype}"

@@ -87,16 +87,17 @@ def _locked(path: Path) -> tuple[int, bool]:
     """The file, open, and locked where the file system has locks; and whether it holds anything."""
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     while True:
-        file = os.open(path, flags, 0o666)
+        file = None
         try:
+            file = os.open(path, flags, 0o666)
             _lock(file, path)
             status = os.fstat(file)
             if _is_at(path, status):
                 return file, status.st_size > 0
-        except BaseException as error:
-            if not isinstance(error, OutputExists):
-                _remove_empty(path)
-            os.close(file)
+        except BaseException:
+            if file is not None:
+                os.close(file)
+            _remove_unused(path)
             raise
         # The run that had the lock has ended since we opened the file, and removed it.
         os.close(file)
@@ -122,10 +123,16 @@ def _lock(file: int, path: Path) -> None:
         ) from error
 
 
-def _remove_empty(path: Path) -> None:
+def _remove_unused(path: Path) -> None:
+    """Remove a journal that holds nothing and that nobody has locked."""
     with suppress(OSError):
-        if not path.stat().st_size:
-            path.unlink()
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.stat().st_size:
+                path.unlink()
+        finally:
+            os.close(file)
 
 
 def _records(data: bytes) -> tuple[list[dict[str, object]], int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -67,6 +67,15 @@ class Window:
         if self._ahead:
             found |= self._from_ahead(start, stop)
         return found
+
+    def raws(self, positions: Sequence[int], start: int, stop: int) -> list[Tensor]:
+        """Flat blocks of these members as they are stored; valid until the next are asked for."""
+        return [
+            self._buffers[position].read(start, stop)
+            if position in self._buffers
+            else self._ahead[position].read(self._name, start=start, stop=stop)
+            for position in positions
+        ]
 
     def _from_ahead(self, start: int, stop: int) -> dict[int, Tensor]:
         if not self._first <= start <= stop <= self._last:

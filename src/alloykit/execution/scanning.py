@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alloykit.numerics import inner_products
 from alloykit.types import GRAIN, MergeMethod, TensorGroup, Unit
 
 SAMPLE, PIECES = 1 << 16, 64
@@ -60,6 +61,7 @@ class TensorScan:
         read: Reads a flat block.
         unit: How the blocks are shaped.
         walk: Makes a reader for one pass in order; by default ``read``.
+        fused: A faster way to the products, which may find that it cannot be used.
     """
 
     name: str
@@ -70,6 +72,7 @@ class TensorScan:
     read: Read
     unit: Unit = "element"
     walk: Callable[[], Read] | None = None
+    fused: Callable[[], Tensor | None] | None = None
 
     @property
     def numel(self) -> int:
@@ -90,6 +93,11 @@ class TensorScan:
         if not self.numel:
             return _of_nothing(self, statistic)
         return _summed(map(statistic, self.blocks()))
+
+    def products(self) -> Tensor:
+        """Inner products of the whole task vectors, in float64."""
+        found = self.fused() if self.fused is not None else None
+        return found if found is not None else self.total(_task_vector_products)
 
     def sample(self) -> TensorGroup:
         """At most 65,536 of the elements, from evenly spaced places, flat."""
@@ -136,6 +144,10 @@ class ModelScan:
         """Σ over the blocks of all tensors of ``statistic(block)``, in float64 or int64."""
         return _summed(tensor.total(statistic) for tensor in self.tensors)
 
+    def products(self) -> Tensor:
+        """Inner products of the task vectors of the whole model, in float64."""
+        return _summed(tensor.products() for tensor in self.tensors)
+
     def sample(self) -> TensorGroup:
         """At most about 65,536 of the elements, spread over the tensors by their size."""
         groups = []
@@ -179,6 +191,14 @@ def merge_whole(method: MergeMethod, group: TensorGroup) -> Tensor:
     state: Any = method.survey(scan) if method.survey else None
     whole = shaped(read(0, scan.numel), shape, method.unit)
     return method.merge(whole, state).reshape(shape)
+
+
+def _task_vector_products(group: TensorGroup) -> Tensor:
+    vectors = [tensor.reshape(-1) for tensor in group.tensors]
+    if group.base is not None:
+        base = group.base.reshape(-1)
+        vectors = [vector - base for vector in vectors]
+    return inner_products(vectors)
 
 
 def _summed(parts: Iterator[Tensor]) -> Tensor:

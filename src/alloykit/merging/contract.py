@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,6 +29,9 @@ class Passes:
         unit: The smallest piece that ``merge`` may be given.
         scope: Whether ``survey`` goes over one tensor at a time or over the whole model.
         weights: Overrides the declared kind of weights where it depends on a parameter.
+        factors: ``(weights, state) -> factors``, where the result is one sum: one factor per
+            member, behind that of the base where it takes part. ``merge`` must give the same sum
+            by ``gram.combined``; the engine may then take a faster way to it.
     """
 
     merge: Callable[[TensorGroup, Any], Tensor]
@@ -36,6 +39,7 @@ class Passes:
     unit: Unit = "element"
     scope: Literal["tensor", "model"] = "tensor"
     weights: WeightKind | None = None
+    factors: Callable[[Sequence[float], Any], Sequence[float]] | None = None
 
 
 Factory = Callable[..., Callable[[TensorGroup], Tensor] | Passes]
@@ -93,7 +97,8 @@ def merge_method(
                 per_member=per_member,
                 survey=passes.survey,
                 scope=passes.scope,
-                linear=linear,
+                linear=linear or passes.factors is not None,
+                factors=passes.factors,
             )
 
         merge_methods.add(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from alloykit.merging.contract import merge_method
+from alloykit.merging.contract import Passes, merge_method
 from alloykit.merging.ranges import require_number
 from alloykit.numerics import normalised, weighted_mean
 from alloykit.types import TensorGroup
@@ -52,7 +52,7 @@ def recency_weights(count: int, decay: float, *, running: bool = False) -> tuple
 @merge_method(
     linear=True, ordered=True, paper="Hunter, The exponentially weighted moving average, 1986."
 )
-def exponential(decay: float = 0.9, running: bool = False) -> Callable[[TensorGroup], Tensor]:
+def exponential(decay: float = 0.9, running: bool = False) -> Passes:
     """Average ordered checkpoints of one run by recency: the most recent weighs most.
 
     merged = Σ wᵢ · memberᵢ, wᵢ = decay^(n−1−i) · (1 − decay) / (1 − decayⁿ), oldest i = 0
@@ -90,9 +90,12 @@ def exponential(decay: float = 0.9, running: bool = False) -> Callable[[TensorGr
     """
     recency_weights(1, decay)
 
-    def merge(group: TensorGroup) -> Tensor:
-        recency = recency_weights(len(group.tensors), decay, running=running)
-        both = [w * r for w, r in zip(group.weights, recency, strict=True)]
-        return weighted_mean(group.tensors, normalised(both, len(both)), coarse=group.coarse)
+    def factors(weights: Sequence[float], _: None) -> tuple[float, ...]:
+        recency = recency_weights(len(weights), decay, running=running)
+        both = [w * own for w, own in zip(weights, recency, strict=True)]
+        return normalised(both, len(both))
 
-    return merge
+    def merge(group: TensorGroup, _: None) -> Tensor:
+        return weighted_mean(group.tensors, factors(group.weights, None), coarse=group.coarse)
+
+    return Passes(merge=merge, factors=factors)

@@ -17,57 +17,17 @@ import torch
 from torch import Tensor
 
 from alloykit.errors import MissingInput
+from alloykit.numerics import SAFE_SQUARES, inner_products
 from alloykit.types import Scan, TensorGroup
 
 Matrix: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 Vector: TypeAlias = np.ndarray[tuple[int], np.dtype[np.float64]]
-
-SAFE = (1e-25, 1e30)
-"""Squared lengths whose products float32 holds without loss; others are taken in float64."""
-
-SMALL = 4096
-"""Vectors of at most so many elements are multiplied in float64 at once."""
 
 LARGEST = 3e38
 """What a coefficient may be for torch to take it as a factor in float32."""
 
 ONE = 1e-14
 """How far from one a sum of coefficients may be that is one but for rounding in float64."""
-
-
-def inner_products(vectors: Sequence[Tensor]) -> Tensor:
-    """All inner products of some vectors, as float64.
-
-    Float32 vectors are multiplied in float32, whose dot product sums many partial sums: on a
-    block of 65,536 elements the error is 5e-8 of the lengths' product, about that of one rounding
-    to float32, and falls with the number of blocks. Float64 takes four times as long.
-
-    Args:
-        vectors: One-dimensional, float32 or float64, of one length.
-
-    Shapes:
-        vectors vector * [element] -> [vector, vector]
-
-    Example:
-        >>> inner_products([torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0])])
-        tensor([[5., 6.],
-                [6., 9.]], dtype=torch.float64)
-    """
-    if vectors[0].numel() > SMALL or vectors[0].dtype == torch.float64:
-        products = _products(vectors)
-        squares = np.diagonal(products)
-        if not (squares.min() < SAFE[0] or squares.max() > SAFE[1]):
-            return torch.from_numpy(products)
-    return torch.from_numpy(_products([vector.double() for vector in vectors]))
-
-
-def _products(vectors: Sequence[Tensor]) -> Matrix:
-    count = len(vectors)
-    products = np.empty((count, count))
-    for i in range(count):
-        for j in range(i, count):
-            products[i, j] = products[j, i] = torch.dot(vectors[i], vectors[j]).item()
-    return products
 
 
 def lines_of(group: TensorGroup, lines: tuple[int, int]) -> Tensor:
@@ -98,7 +58,7 @@ def line_products(rows: Tensor) -> Tensor:
     if rows.dtype == torch.float64:
         return products
     squares = products.diagonal(dim1=-2, dim2=-1)
-    safe = ((squares >= SAFE[0]) & (squares <= SAFE[1])).all(-1)
+    safe = ((squares >= SAFE_SQUARES[0]) & (squares <= SAFE_SQUARES[1])).all(-1)
     if not bool(safe.all()):
         wide = rows[~safe].double()
         products[~safe] = wide @ wide.mT
@@ -130,7 +90,7 @@ def task_vectors(group: TensorGroup) -> list[Tensor]:
 
 def task_vector_products(scan: Scan) -> Matrix:
     """Inner products of the whole task vectors; of the members where there is no base."""
-    return scan.total(lambda group: inner_products(task_vectors(group))).numpy()
+    return scan.products().numpy()
 
 
 def spread_products(scan: Scan) -> Matrix:

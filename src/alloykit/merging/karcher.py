@@ -89,7 +89,7 @@ def karcher(
     def merge(group: TensorGroup, coefficients: tuple[float, ...]) -> Tensor:
         return combined(group.tensors, coefficients, coarse=group.coarse)
 
-    return Passes(merge=merge, survey=survey)
+    return Passes(merge=merge, survey=survey, factors=lambda _, coefficients: coefficients)
 
 
 def spherical_mean(

@@ -51,4 +51,6 @@ def linear(normalize: bool = True) -> Passes:
     def total(group: TensorGroup, _: None) -> Tensor:
         return combined(group.tensors, group.weights, coarse=group.coarse)
 
-    return Passes(merge=mean) if normalize else Passes(merge=total, weights="factors")
+    if normalize:
+        return Passes(merge=mean, factors=lambda weights, _: weights)
+    return Passes(merge=total, weights="factors", factors=lambda weights, _: weights)

@@ -129,10 +129,12 @@ def model_stock(filter_wise: bool = False, compat: str | None = None) -> Passes:
         products = torch.from_numpy(task_vector_products(scan))
         return float(share(products, scan.weights))
 
+    def factors(weights: Sequence[float], t: float) -> tuple[float, ...]:
+        return (1.0 - t, *(t * weight for weight in weights))
+
     def merge(group: TensorGroup, t: float) -> Tensor:
         base = base_of("model_stock", group)
-        shares = [t * weight for weight in group.weights]
-        return affine((base, *group.tensors), (1.0 - t, *shares), coarse=group.coarse)
+        return affine((base, *group.tensors), factors(group.weights, t), coarse=group.coarse)
 
     def merge_rows(group: TensorGroup, _: None) -> Tensor:
         _require_pairs(group.weights)
@@ -148,7 +150,7 @@ def model_stock(filter_wise: bool = False, compat: str | None = None) -> Passes:
 
     if filter_wise:
         return Passes(merge=merge_rows, unit="row")
-    return Passes(merge=merge, survey=survey)
+    return Passes(merge=merge, survey=survey, factors=factors)
 
 
 def _line_shape(tensor: Tensor, *, last: bool) -> tuple[int, int]:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from alloykit.merging.contract import Passes, merge_method
 from alloykit.merging.gram import (
-    SAFE,
     affine,
     combined,
     line_products,
@@ -16,6 +15,7 @@ from alloykit.merging.gram import (
     task_vectors,
 )
 from alloykit.merging.ranges import require_compat
+from alloykit.numerics import SAFE_SQUARES
 from alloykit.types import Scan, TensorGroup
 
 COLINEAR = 1e-6
@@ -123,7 +123,7 @@ def column_products(group: TensorGroup) -> Tensor:
     over = 0 if len(shape) > 1 else None
     found = _sums(one, two, over)
     squares = found[[0, 2]]
-    if bool((squares < SAFE[0]).any()) or bool((squares > SAFE[1]).any()):
+    if bool((squares < SAFE_SQUARES[0]).any()) or bool((squares > SAFE_SQUARES[1]).any()):
         found = _sums(one.double(), two.double(), over)
     return found
 

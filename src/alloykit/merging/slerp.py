@@ -118,4 +118,4 @@ def slerp(t: float = 0.5, compat: str | None = None) -> Passes:
     def merge(group: TensorGroup, coefficients: tuple[float, float]) -> Tensor:
         return combined(group.tensors, coefficients, coarse=group.coarse)
 
-    return Passes(merge=merge, survey=survey)
+    return Passes(merge=merge, survey=survey, factors=lambda _, coefficients: coefficients)

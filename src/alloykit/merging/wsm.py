@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import Tensor
 
-from alloykit.merging.contract import merge_method
+from alloykit.merging.contract import Passes, merge_method
 from alloykit.merging.ranges import require_choice
 from alloykit.numerics import normalised, weighted_mean
 from alloykit.types import TensorGroup
@@ -43,7 +43,7 @@ def decay_weights(count: int, decay: str) -> tuple[float, ...]:
 
 
 @merge_method(linear=True, ordered=True, paper="Tian et al., WSM, 2025, arXiv:2507.17634.")
-def wsm(decay: str = "cosine") -> Callable[[TensorGroup], Tensor]:
+def wsm(decay: str = "cosine") -> Passes:
     """Average checkpoints of a constant learning rate as if it had decayed (WSM).
 
     merged = Σ wᵢ · memberᵢ, wᵢ = f(i/n) − f((i+1)/n), oldest i = 0, f the decay from 1 to 0
@@ -81,9 +81,11 @@ def wsm(decay: str = "cosine") -> Callable[[TensorGroup], Tensor]:
     """
     require_choice("wsm", "decay", decay, tuple(DECAYS))
 
-    def merge(group: TensorGroup) -> Tensor:
-        own = decay_weights(len(group.tensors), decay)
-        both = [w * o for w, o in zip(group.weights, own, strict=True)]
-        return weighted_mean(group.tensors, normalised(both, len(both)), coarse=group.coarse)
+    def factors(weights: Sequence[float], _: None) -> tuple[float, ...]:
+        both = [w * own for w, own in zip(weights, decay_weights(len(weights), decay), strict=True)]
+        return normalised(both, len(both))
 
-    return merge
+    def merge(group: TensorGroup, _: None) -> Tensor:
+        return weighted_mean(group.tensors, factors(group.weights, None), coarse=group.coarse)
+
+    return Passes(merge=merge, factors=factors)
