@@ -269,7 +269,8 @@ def test_a_model_that_is_replaced_while_it_is_read_is_read_to_its_end(models, tm
     copy.write_bytes(Path(models[1]).read_bytes())
     merge([models[0], copy, models[2]], tmp_path / "o.safetensors", progress=during(copy.unlink))
     expected, found = (
-        alloykit.open_checkpoint(tmp_path / name) for name in ("expected.safetensors", "o.safetensors")
+        alloykit.open_checkpoint(tmp_path / name)
+        for name in ("expected.safetensors", "o.safetensors")
     )
     assert all(torch.equal(found.read(name), expected.read(name)) for name in found.specs())
 

@@ -89,7 +89,9 @@ def test_blocks_and_threads_do_not_change_a_bit(checkpoints, tmp_path, method, p
     members = members[:2] if method in ("slerp", "nuslerp") else members
     plan = plan_merge(members, method, parameters, base=base)
     found = [
-        written(plan, base, members, tmp_path / "o.safetensors", Limits(threads=threads, block=block))
+        written(
+            plan, base, members, tmp_path / "o.safetensors", Limits(threads=threads, block=block)
+        )
         for block, threads in CUTS
     ]
     assert all(each == found[0] for each in found)
@@ -100,7 +102,9 @@ def test_shards_hold_the_same_bits(checkpoints, tmp_path, method):
     base, *members = checkpoints
     plan = plan_merge(members, method, {} if method == "linear" else {"density": 0.5}, base=base)
     found = [
-        written(plan, base, members, tmp_path / "o", Limits(threads=t, block=b), max_shard_size=99_999)
+        written(
+            plan, base, members, tmp_path / "o", Limits(threads=t, block=b), max_shard_size=99_999
+        )
         for b, t in CUTS
     ]
     assert len(found[0]) > 4
