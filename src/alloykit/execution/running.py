@@ -19,6 +19,9 @@ from alloykit.execution.output import PartialFiles
 from alloykit.execution.plan import Step
 from alloykit.execution.scheduling import Schedule
 
+INTERVAL = 0.1
+"""Seconds after which a wait looks again, whatever became of its wake-up."""
+
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 Done = Callable[[Block, bool], None]
@@ -56,19 +59,17 @@ def run_blocks(
     pairs = ((block, tuple(cutting.parts(block))) for block in map(cutting.block, indices))
     schedule = Schedule(pairs, steps, uses, ahead=threads, given=states)
     worker = _Worker(arithmetic, cutting, schedule, files, done)
-    started: list[threading.Thread] = []
     with one_thread_each():
         if any(needs_model_state(arithmetic, step) for step in steps):
             _ = arithmetic.model_state
         try:
             for _ in range(threads):
                 # No daemons: killed in the middle of arithmetic they would take the process along.
-                started.append(threading.Thread(target=worker.run, daemon=False))
-                started[-1].start()
-            _wait_for(started, schedule)
+                threading.Thread(target=worker.run, daemon=False).start()
+            worker.wait(threads)
         except BaseException as error:
             schedule.fail(error)
-            _wait_for(started, schedule)
+            worker.wait(threads)
     if schedule.error is not None:
         raise schedule.error
 
@@ -77,21 +78,6 @@ def needs_model_state(arithmetic: Arithmetic, step: Step) -> bool:
     """Whether a step waits for a survey of the whole model, which is then made once."""
     method = arithmetic.merged(step).method
     return method.survey is not None and method.scope == "model"
-
-
-def _wait_for(threads: Sequence[threading.Thread], schedule: Schedule) -> None:
-    """Wait for all threads to end, whatever interrupts: they write to files still open for them.
-
-    They end after what they are at. Waiting in short steps lets interrupts through.
-    """
-    while True:
-        try:
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.1)
-            return
-        except BaseException as error:
-            schedule.fail(error)
 
 
 def surveyed(arithmetic: Arithmetic, cutting: Cutting, indices: Sequence[int]) -> Counter[str]:
@@ -124,22 +110,45 @@ class _Worker:
         self.files = files
         self.done = done
         self.unsound: set[str] = set()
+        self.left = threading.Semaphore(0)
+
+    def wait(self, threads: int) -> None:
+        """Wait for the threads to end, whatever interrupts: they write to files still open for them.
+
+        They end after what they are at. Not by ``Thread.join``: interrupted, it takes a thread that
+        runs for one that has ended.
+        """
+        while True:
+            try:
+                while not self.schedule.ended(threads):
+                    self.left.acquire(timeout=INTERVAL)
+                return
+            except BaseException as error:
+                self.schedule.fail(error)
 
     def run(self) -> None:
         """Do tasks until there are none, or until one fails, here or elsewhere."""
+        if not self.schedule.enter():
+            return
         try:
-            torch.set_num_threads(1)
-            # A mapping begins at a page, as writing past the page cache asks.
-            view = memoryview(mmap.mmap(-1, self.cutting.size, flags=PRIVATE))
-            while (task := self.schedule.next()) is not None:
-                if not threading.main_thread().is_alive():
-                    raise SystemExit("the program has ended")
-                if task.step is not None:
-                    self.schedule.keep(task.step, self._prepared(task.step))
-                elif task.block is not None:
-                    self._block(task.block, task.parts, view)
+            self._tasks()
         except BaseException as error:
             self.schedule.fail(error)
+        finally:
+            self.schedule.leave()
+            self.left.release()
+
+    def _tasks(self) -> None:
+        torch.set_num_threads(1)
+        # A mapping begins at a page, as writing past the page cache asks.
+        view = memoryview(mmap.mmap(-1, self.cutting.size, flags=PRIVATE))
+        while (task := self.schedule.next()) is not None:
+            if not threading.main_thread().is_alive():
+                raise SystemExit("the program has ended")
+            if task.step is not None:
+                self.schedule.keep(task.step, self._prepared(task.step))
+            elif task.block is not None:
+                self._block(task.block, task.parts, view)
 
     def _prepared(self, step: Step) -> object:
         before = len(self.arithmetic.problems)

@@ -55,12 +55,26 @@ class Schedule:
         self._head: tuple[Block, tuple[Part, ...]] | None = None
         self._missing: set[str] = set()
         self._soon: deque[str] = deque()
-        self._changed = threading.Condition()
+        # A plain lock: entering one with "with" cannot be interrupted halfway.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._entered = self._left = 0
         self.error: BaseException | None = None
+
+    def enter(self) -> bool:
+        """Take part as a thread; False where the work has failed before this thread began."""
+        with self._lock:
+            self._entered += self.error is None
+            return self.error is None
+
+    def leave(self) -> None:
+        """Take part no longer."""
+        with self._lock:
+            self._left += 1
 
     def next(self) -> Task | None:
         """The next task, waiting for one; None where there is nothing left or a thread failed."""
-        with self._changed:
+        with self._lock:
             while self.error is None:
                 if self._head is None and not self._take():
                     return None
@@ -102,7 +116,7 @@ class Schedule:
 
     def keep(self, step: Step, state: Any) -> None:
         """What a prepared step's blocks will be given."""
-        with self._changed:
+        with self._lock:
             self._states[step.name] = state
             self._missing.discard(step.name)
             self._preparing -= 1
@@ -115,7 +129,7 @@ class Schedule:
 
     def finish(self, parts: Iterable[Part]) -> None:
         """Let go of what no part needs any more."""
-        with self._changed:
+        with self._lock:
             for part in parts:
                 name = part.step.name
                 if name in self._steps:
@@ -126,6 +140,10 @@ class Schedule:
 
     def fail(self, error: BaseException) -> None:
         """End the work: the first error counts."""
-        with self._changed:
+        with self._lock:
             self.error = self.error or error
             self._changed.notify_all()
+
+    def ended(self, threads: int) -> bool:
+        """Whether all of so many threads have left; after an error, all that had entered."""
+        return self._left == (threads if self.error is None else self._entered)
