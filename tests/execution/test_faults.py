@@ -114,7 +114,8 @@ def outcomes(models, folder: Path, variant: str, call: str, reason: int, *, onwa
         if not system.failed:
             assert error is None
             return
-        named = any(str(Path(each).parent) in str(error) for each in (target, models[0]))
+        # Long paths are cut in the middle, so that their last parts are what can be looked for.
+        named = target.name in str(error) or ".safetensors" in str(error)
         assert error is None or named or call in ("stat", "fstat"), (number, error)
         after = content(target)
         assert after == (before if error else content(whole)), (number, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from alloykit.checkpoints.wording import shown
 from alloykit.errors import CheckpointError
 from alloykit.execution import fused
 from alloykit.execution.inputs import Inputs
+from alloykit.execution.masks import Fixed, cut_mask
 from alloykit.execution.plan import Plan, Step
 from alloykit.execution.problems import Problems, unusable
 from alloykit.execution.reading import AHEAD, Window
@@ -23,14 +24,6 @@ from alloykit.types import GRAIN, Checkpoint, MergeMethod, TensorGroup, TensorSp
 
 BASE = -1
 """The position that stands for the base, among those of the members."""
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Infinities on which all members agree (masks): they are copied, not computed with."""
-
-    where: Tensor
-    values: Tensor
 
 
 class Arithmetic:
@@ -222,7 +215,7 @@ class Merged:
             low = at // step * step
             stop = min(end, low + step)
             if whole:
-                result, fixed = state[0][at:stop], _cut(state[1], at, stop)
+                result, fixed = state[0][at:stop], cut_mask(state[1], at, stop)
             else:
                 result, fixed = self._computed(window, low, at, stop, state)
             self._round(result, fixed, target[at - first : stop - first])
@@ -351,7 +344,7 @@ class Merged:
         high = min(-(-stop // piece) * piece, self.numel)
         group, fixed = self.group(low, high, window)
         result = method.merge(shaped(group, self.shape, method.unit), state).reshape(-1)
-        return result[start - low : stop - low], _cut(fixed, start - low, stop - low)
+        return result[start - low : stop - low], cut_mask(fixed, start - low, stop - low)
 
     def _round(self, result: Tensor, fixed: Fixed | None, out: Tensor) -> None:
         out.copy_(result)
@@ -395,13 +388,3 @@ class Merged:
                 read = [source.read(name) for source in own]
             found[kind] = tuple(t.to(device, compute_dtype(t.dtype)) for t in read)
         return found
-
-
-def _cut(fixed: Fixed | None, start: int, stop: int) -> Fixed | None:
-    """What of the fixed elements lies in a range, or None."""
-    if fixed is None:
-        return None
-    where = fixed.where[start:stop]
-    skipped = int(fixed.where[:start].sum())
-    count = int(where.sum())
-    return Fixed(where, fixed.values[skipped : skipped + count]) if count else None

@@ -6,7 +6,7 @@ import mmap
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -110,18 +110,20 @@ class _Worker:
         self.files = files
         self.done = done
         self.unsound: set[str] = set()
-        self.left = threading.Semaphore(0)
+        # The bare lock: an interrupt in the midst of what is built upon it leaves that unusable.
+        self.woken = threading.Lock()
+        self.woken.acquire()
 
     def wait(self, threads: int) -> None:
-        """Wait for the threads to end, whatever interrupts: they write to files still open for them.
+        """Wait for the threads to end, whatever interrupts: they write to files that are open.
 
-        They end after what they are at. Not by ``Thread.join``: interrupted, it takes a thread that
-        runs for one that has ended.
+        They end after what they are at. ``Thread.join`` will not do: interrupted, it takes a
+        thread that runs for one that has ended.
         """
         while True:
             try:
                 while not self.schedule.ended(threads):
-                    self.left.acquire(timeout=INTERVAL)
+                    self.woken.acquire(timeout=INTERVAL)
                 return
             except BaseException as error:
                 self.schedule.fail(error)
@@ -136,7 +138,8 @@ class _Worker:
             self.schedule.fail(error)
         finally:
             self.schedule.leave()
-            self.left.release()
+            with suppress(RuntimeError):  # another one has woken it already
+                self.woken.release()
 
     def _tasks(self) -> None:
         torch.set_num_threads(1)
