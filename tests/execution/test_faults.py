@@ -328,6 +328,8 @@ def test_what_torch_cannot_allocate_is_said_in_words(models, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+# Python drops an interrupt that arrives while it runs a finaliser, and says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_an_interrupt_at_any_moment_leaves_nothing(models, tmp_path, threads):
     """A timer in the place of Ctrl-C, a little later each time."""
