@@ -129,6 +129,7 @@ def test_dark_and_light_follow_the_system_and_the_button(visit):
     page.click("#theme")
     dark = background(page)
     assert dark != light
+    page.wait_for_timeout(500)  # the browser keeps what is stored a moment later
     page.reload()
     assert background(page) == dark
     page.click("#theme")
