@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-CALLS = (
-    "open", "stat", "lstat", "fstat", "pread", "preadv", "posix_fallocate", "pwrite", "write",
-    "fdatasync", "fsync", "ftruncate", "link", "replace", "rename", "unlink", "mkdir", "close",
+READING = ("stat", "lstat", "fstat", "pread", "preadv")
+WRITING = (
+    "open", "posix_fallocate", "pwrite", "write", "fdatasync", "fsync", "ftruncate", "link",
+    "replace", "rename", "unlink", "mkdir", "close",
 )  # fmt: skip
 
 
@@ -56,7 +57,7 @@ class System:
 @contextmanager
 def faulty(system: System) -> Iterator[System]:
     """Put these calls in the place of the real ones for a while."""
-    real = {name: getattr(os, name) for name in CALLS}
+    real = {name: getattr(os, name) for name in (*READING, *WRITING)}
     for name, call in real.items():
         setattr(os, name, system.wrapped(name, call))
     try:

@@ -98,6 +98,7 @@ def noted(target: Path) -> int:
     with path.open("ab") as file:
         file.write(b'{"blocks": [[0, 10')
     journal = Journal(path, "", 0)
+    journal.lock()
     done = journal.read()[1]
     journal.close()
     return len(done)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from faulty_system import CALLS, System, faulty
+from faulty_system import READING, WRITING, System, faulty
 from safetensors.torch import save_file
 
 import alloykit
@@ -127,7 +127,7 @@ def outcomes(models, folder: Path, variant: str, call: str, reason: int, *, onwa
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_call_of_the_system_may_fail_once(models, tmp_path, variant):
     failures = 0
-    for call in CALLS:
+    for call in WRITING if variant != "file" else READING + WRITING:
         reasons = REASONS.get(call, (errno.EIO,))
         for reason in reasons if variant == "file" else reasons[:1]:
             folder = tmp_path / f"{call} {reason}"
@@ -136,7 +136,7 @@ def test_each_call_of_the_system_may_fail_once(models, tmp_path, variant):
                 failures += error is not None
                 # What cannot be removed stays, though the result is there.
                 assert left == [] or call == "unlink", (call, number, error)
-    assert failures > 60
+    assert failures > 20
 
 
 @pytest.mark.parametrize(
@@ -331,12 +331,20 @@ def test_what_torch_cannot_allocate_is_said_in_words(models, tmp_path, monkeypat
 # Python drops an interrupt that arrives while it runs a finaliser, and says so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("threads", [1, 3])
-def test_an_interrupt_at_any_moment_leaves_nothing(models, tmp_path, threads):
+def test_an_interrupt_at_any_moment_leaves_nothing(models, tmp_path, monkeypatch, threads):
     """A timer in the place of Ctrl-C, a little later each time."""
-    before = alive()
+    before, write, writing = alive(), PartialFiles.write, []
 
     def interrupt(*_) -> None:
         raise KeyboardInterrupt
+
+    def slowly(*arguments) -> None:
+        writing.append(True)
+        time.sleep(0.002)
+        write(*arguments)
+        writing.pop()
+
+    monkeypatch.setattr(PartialFiles, "write", slowly)
 
     started = time.perf_counter()
     merge(models, tmp_path / "o.safetensors", threads=threads)
@@ -351,6 +359,7 @@ def test_an_interrupt_at_any_moment_leaves_nothing(models, tmp_path, threads):
                 signal.setitimer(signal.ITIMER_REAL, 0)
             except KeyboardInterrupt:
                 interrupted += 1
+            assert writing == []
             signal.setitimer(signal.ITIMER_REAL, 0)
             assert all_ended(before)
             assert debris(tmp_path / "o.safetensors") == []

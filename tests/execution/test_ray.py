@@ -17,7 +17,6 @@ import torch
 from safetensors.torch import save_file
 
 import alloykit
-from alloykit.checkpoints.digests import fingerprint
 from alloykit.checkpoints.layout import lay_out
 from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.errors import CheckpointError, MissingExtra, MissingInput
@@ -28,7 +27,7 @@ from alloykit.execution.blocks import Cutting
 from alloykit.execution.inputs import Inputs
 from alloykit.execution.limits import Limits
 from alloykit.execution.plan import plan_merge
-from alloykit.execution.ray_task import Sources, Work, compute, software, survey
+from alloykit.execution.ray_task import Sources, Work, compute, glimpse, software, survey
 from alloykit.execution.running import run_blocks
 
 # Ray leaves sockets and processes to be cleaned up at exit, and announces changes to come.
@@ -259,7 +258,7 @@ def work_of(arithmetic: Arithmetic, files, path: Path) -> Work:
     sources = Sources({name: files[name] for name in "abc"}, files["base"])
     return Work(
         key="run", plan=arithmetic.plan, sources=sources,
-        fingerprints={name: fingerprint(name) for name in sources.files()}, paths=[path],
+        glimpses={name: glimpse(name) for name in sources.files()}, paths=[path],
         layouts=[lay_out(arithmetic.plan.specs(), {})], block=BLOCK, threads=1, device="cpu",
         software=software(),
     )  # fmt: skip
@@ -269,7 +268,7 @@ def test_a_worker_with_other_files_or_software_says_so(files, tmp_path):
     work = work_of(planned(files), files, tmp_path / "missing")
     with pytest.raises(CheckpointError, match="does not share the folder"):
         compute(work, [0])
-    swapped = replace(work, key="other", fingerprints={files["a"]: fingerprint(files["b"])})
+    swapped = replace(work, key="other", glimpses={files["a"]: glimpse(files["b"])})
     with pytest.raises(CheckpointError, match=r"a\.safetensors is another file on"):
         compute(swapped, [0])
     older = replace(work, key="older", software=software() | {"torch": "2.10.0"})

@@ -303,10 +303,11 @@ def test_a_lock_on_a_journal_that_was_removed_meanwhile_does_not_count(tmp_path,
 
     monkeypatch.setattr(fcntl, "flock", late)
     ours = Journal(path, "ours", 1)
+    ours.lock()
     ours.begin()
     assert b"ours" in path.read_bytes()
     with pytest.raises(OutputExists):
-        Journal(path, "third", 1)
+        Journal(path, "third", 1).lock()
     ours.close()
 
 

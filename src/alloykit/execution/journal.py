@@ -21,22 +21,41 @@ NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 class Journal:
     """The blocks that are safe on disk, in a file that only grows; a torn last line is ignored.
 
-    It is locked: whoever has it may write the files that it is about. ``used`` says whether there
-    may be blocks in it.
+    Whoever has it locked may write the files that it is about. ``used`` says whether there may be
+    blocks in it.
 
     Args:
         path: Where it is.
         identity: Digest of everything that the blocks depend on.
         block: Bytes of a block.
-
-    Raises:
-        OutputExists: Another process has it.
     """
 
     def __init__(self, path: Path, identity: str, block: int) -> None:
         self.path = path
         self.head: dict[str, object] = {"identity": identity, "block": block}
-        self._file, self.used = _locked(path)
+        self.used = self.locked = False
+        self._file = -1
+
+    def lock(self) -> None:
+        """Open the file and lock it, where the file system has locks.
+
+        Raises:
+            OutputExists: Another process has it.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            while not self.locked:
+                # One that had the lock and ended since we opened the file has removed it.
+                self.close()
+                self._file = os.open(self.path, flags, 0o666)
+                _lock(self._file, self.path)
+                status = os.fstat(self._file)
+                self.used = status.st_size > 0
+                self.locked = _is_at(self.path, status)
+        except BaseException:
+            self.close()
+            _remove_unused(self.path)
+            raise
 
     def begin(self) -> None:
         """Forget what was there, and note what the blocks will depend on."""
@@ -79,28 +98,10 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the file, and of the right to write."""
-        with suppress(OSError):
-            os.close(self._file)
-
-
-def _locked(path: Path) -> tuple[int, bool]:
-    """The file, open, and locked where the file system has locks; and whether it holds anything."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    while True:
-        file = None
-        try:
-            file = os.open(path, flags, 0o666)
-            _lock(file, path)
-            status = os.fstat(file)
-            if _is_at(path, status):
-                return file, status.st_size > 0
-        except BaseException:
-            if file is not None:
+        file, self._file = self._file, -1
+        if file >= 0:
+            with suppress(OSError):
                 os.close(file)
-            _remove_unused(path)
-            raise
-        # The run that had the lock has ended since we opened the file, and removed it.
-        os.close(file)
 
 
 def _is_at(path: Path, status: os.stat_result) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-from alloykit.checkpoints.digests import fingerprint
 from alloykit.errors import MissingExtra, MissingInput
 from alloykit.execution.arithmetic import Arithmetic
 from alloykit.execution.blocks import Cutting, step_nbytes
@@ -21,6 +22,7 @@ from alloykit.execution.ray_task import (
     Sources,
     Work,
     compute,
+    glimpse,
     not_shared,
     software,
     survey,
@@ -144,7 +146,7 @@ def _work(
         key=uuid.uuid4().hex,
         plan=arithmetic.plan,
         sources=sources,
-        fingerprints={path: fingerprint(path) for path in sources.files()},
+        glimpses={path: glimpse(path) for path in sources.files()},
         paths=[path.absolute() for path in files.paths],
         layouts=files.layouts,
         block=cutting.size,
@@ -166,6 +168,7 @@ def _connected() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS", "auto")
     # What Ray tells of lost workers it prints, and standard output may be read by a program.
     with redirect_stdout(sys.stderr):
+        terminated = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
@@ -174,6 +177,9 @@ def _connected() -> Iterator[None]:
                 "--head), or name it in RAY_ADDRESS; where it asks for a token, have the same one "
                 "here. Without a cluster leave out the executor."
             ) from error
+        # Ray takes the signal for itself, and would end the process without a word from us.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminated)
         try:
             yield
         finally:
@@ -220,7 +226,7 @@ def _outcomes(
             yield _result(ready[0])
     finally:
         for each in [*waiting, *found.values()]:
-            ray.cancel(each, force=True)
+            ray.cancel(each)
 
 
 def _result(reference: Any) -> Outcome:

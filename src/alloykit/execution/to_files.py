@@ -95,6 +95,7 @@ def merge_to_files(
         journal = Journal(target.journal, _identity(arithmetic, layouts, destination), block)
         begun = False
         try:
+            journal.lock()
             cutting, done, files = _begun(plan, target, layouts, journal, destination.resume)
             begun = True
             tracker = _Tracker(
@@ -111,7 +112,8 @@ def merge_to_files(
             journal.remove()
         except BaseException as error:
             hopeless = begun and isinstance(error, AlloyError)
-            if hopeless or not (destination.resume and journal.used and target.partial.exists()):
+            useful = destination.resume and journal.used and target.partial.exists()
+            if journal.locked and (hopeless or not useful):
                 discard(target)
                 journal.remove()
             raise
