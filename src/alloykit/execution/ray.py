@@ -9,7 +9,8 @@ import sys
 import threading
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
@@ -200,7 +201,12 @@ def _outcomes(
     batches: Sequence[Sequence[str]],
     tasks: Sequence[Sequence[int]],
 ) -> Iterator[Outcome]:
-    """What the tasks report, in the order in which they end; on an error the others are ended."""
+    """What the tasks report, in the order in which they end.
+
+    Few more of them are under way than there is room for: those that nobody waits for any more
+    after an error end by themselves. (``ray.cancel`` ends this process when a task ends meanwhile,
+    seen with Ray 2.60.)
+    """
     import ray
 
     options = {
@@ -212,21 +218,28 @@ def _outcomes(
     surveying = ray.remote(survey).options(name="alloykit survey", **options)
     computing = ray.remote(compute).options(name="alloykit merge", **options)
     shared = ray.put(work)
-    found = {}
-    for names in batches:
-        found.update(dict.fromkeys(names, surveying.remote(shared, names)))
-    waiting = []
-    for indices in tasks:
-        parts = (part for index in indices for part in cutting.parts(cutting.block(index)))
-        needed = dict.fromkeys(found[p.step.name] for p in parts if p.step.name in found)
-        waiting.append(computing.remote(shared, indices, *needed))
-    try:
-        while waiting:
-            ready, waiting = ray.wait(waiting)
-            yield _result(ready[0])
-    finally:
-        for each in [*waiting, *found.values()]:
-            ray.cancel(each)
+    batch_of = {name: index for index, names in enumerate(batches) for name in names}
+    surveys: dict[int, Any] = {}
+    todo = deque(tasks)
+    waiting: list[Any] = []
+    while todo or waiting:
+        room = sum(count // work.threads for count in _processors())
+        while todo and len(waiting) < max(2, 2 * room):
+            indices = todo.popleft()
+            needed = _batches(cutting, indices, batch_of)
+            for index in needed - surveys.keys():
+                surveys[index] = surveying.remote(shared, batches[index])
+            waiting.append(computing.remote(shared, indices, *(surveys[i] for i in needed)))
+        ready, waiting = ray.wait(waiting)
+        yield _result(ready[0])
+
+
+def _batches(cutting: Cutting, indices: Sequence[int], batch_of: Mapping[str, int]) -> set[int]:
+    """Numbers of the batches of surveys that these blocks wait for."""
+    if not batch_of:
+        return set()
+    parts = (part for index in indices for part in cutting.parts(cutting.block(index)))
+    return {batch_of[part.step.name] for part in parts if part.step.name in batch_of}
 
 
 def _result(reference: Any) -> Outcome:
