@@ -25,7 +25,6 @@ from alloykit.execution import ray as on_ray
 from alloykit.execution.arithmetic import Arithmetic
 from alloykit.execution.blocks import Cutting
 from alloykit.execution.inputs import Inputs
-from alloykit.execution.limits import Limits
 from alloykit.execution.plan import plan_merge
 from alloykit.execution.ray_task import Sources, Work, compute, glimpse, software, survey
 from alloykit.execution.running import run_blocks
@@ -341,6 +340,6 @@ def test_what_was_surveyed_elsewhere_is_not_surveyed_again(files, tmp_path):
     for name in names:
         arithmetic.merged(cutting.steps[name]).prepare = no  # type: ignore[method-assign]
     run_blocks(
-        arithmetic, cutting, range(len(cutting)), Sink(), threads=Limits(threads=2).chosen_threads(),
+        arithmetic, cutting, range(len(cutting)), Sink(), threads=2,
         done=lambda *_: None, states=states,
     )  # fmt: skip

@@ -11,6 +11,9 @@ from torch import Tensor
 from alloykit.checkpoints.element_types import as_bytes
 from alloykit.checkpoints.memory import MemoryCheckpoint
 from alloykit.errors import CheckpointError, MissingInput
+from alloykit.execution.arithmetic import Arithmetic
+from alloykit.execution.inputs import Inputs
+from alloykit.execution.limits import Limits
 from alloykit.execution.plan import plan_merge
 from alloykit.execution.run import merge_in_memory
 from strategies import state_dicts
@@ -238,3 +241,14 @@ def test_a_single_member_with_nan_is_refused_too():
     with pytest.raises(CheckpointError, match="w   m0: 1 NaN"):
         merged(of(NAN))
     assert merged(of(-INF))["w"].item() == -INF
+
+
+@pytest.mark.parametrize(("method", "alone"), [("linear", False), ("ties", True), ("iso_c", False)])
+def test_methods_whose_threads_would_wait_for_one_another_run_on_one(method, alone, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
+    opened = members({"w": torch.ones(2, 2)}, {"w": torch.zeros(2, 2)})
+    base = None if method == "linear" else MemoryCheckpoint({"w": torch.ones(2, 2) / 3}, id="base")
+    plan = plan_merge(opened, method, {}, base=base)
+    arithmetic = Arithmetic(plan, Inputs.of(plan, opened, base, None))
+    assert Limits().chosen_threads(arithmetic) == (1 if alone else 4)
+    assert Limits(threads=3).chosen_threads(arithmetic) == 3

@@ -77,7 +77,7 @@ def merge(
             with ``max_shard_size`` a folder.
         max_shard_size: Bytes of a shard, such as "5GB".
         memory: Bytes that the blocks in flight may take, such as "2GB". The result is the same.
-        threads: Number of threads; one a core by default. The result is the same.
+        threads: Number of threads; chosen by the method by default. The result is the same.
         device: Where to compute: "cpu", or a CUDA device.
         executor: "local", or "ray" for a Ray cluster that shares the files; writes files only.
         resume: Continue what a killed run with the same arguments left behind; and keep what an

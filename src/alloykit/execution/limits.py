@@ -22,7 +22,8 @@ class Limits:
 
     Attributes:
         memory: Bytes that the blocks in flight may take together, or None for small blocks.
-        threads: Number of threads; by default one a core, at most 16.
+        threads: Number of threads; by default one a core, at most 16, and one alone where more
+            would only wait for one another.
         block: Bytes of an output block; by default 1 MiB, or what ``memory`` allows.
         device: Where the arithmetic is done: "cpu" or a CUDA device.
         sync: Bytes after which what was written is made durable and noted in the journal.
@@ -34,10 +35,11 @@ class Limits:
     device: str = "cpu"
     sync: int = 1 << 30
 
-    def chosen_threads(self) -> int:
+    def chosen_threads(self, arithmetic: Arithmetic) -> int:
         """The number of threads."""
         if self.threads is None:
-            return min(MOST_THREADS, len(os.sched_getaffinity(0)))
+            cores = min(MOST_THREADS, len(os.sched_getaffinity(0)))
+            return 1 if self.device == "cpu" and bound_to_python(arithmetic) else cores
         if self.threads < 1:
             raise InvalidParameter(f"'threads' must be at least 1. Got {self.threads}.")
         return self.threads
@@ -48,7 +50,7 @@ class Limits:
         Raises:
             InvalidParameter: Not even one thread with the smallest block fits.
         """
-        threads = self.chosen_threads()
+        threads = self.chosen_threads(arithmetic)
         if self.block is not None:
             return threads, min(max(self.block, SMALLEST_BLOCK), LARGEST_BLOCK)
         if self.memory is None:
@@ -65,6 +67,18 @@ class Limits:
         while block < BLOCK and needed(arithmetic, threads, 2 * block) <= self.memory:
             block *= 2
         return threads, block
+
+
+def bound_to_python(arithmetic: Arithmetic) -> bool:
+    """Whether blocks take so many short operations that threads spend their gain on Python's lock.
+
+    Neither sums, which run compiled, nor operations on whole matrices, which are long, do.
+    """
+    first = next((step for step in arithmetic.plan.steps if step.action == "merge"), None)
+    if first is None:
+        return False
+    method = arithmetic.merged(first).method
+    return method.unit != "tensor" and method.factors is None
 
 
 def needed(arithmetic: Arithmetic, threads: int, block: int) -> int:

@@ -56,7 +56,7 @@ def merge_in_memory(
     with (
         one_thread_each(),
         ThreadPoolExecutor(
-            limits.chosen_threads(), initializer=partial(torch.set_num_threads, 1)
+            limits.chosen_threads(arithmetic), initializer=partial(torch.set_num_threads, 1)
         ) as pool,
     ):
         for step in plan.steps:
