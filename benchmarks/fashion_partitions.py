@@ -29,7 +29,7 @@ import alloykit
 from alloykit.data.sources import load_split
 from alloykit.data.split_spec import SplitSpec
 from alloykit.demo import skewed_partitions
-from alloykit.training.loop import fit
+from alloykit.training.fitting import fit
 from fashion_models import cnn
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alloykit.data.idx_file import read_images_and_labels
-from alloykit.training.loop import fit
+from alloykit.training.fitting import fit
 
 SETS = ("mnist", "fashion-mnist")
 TASKS = tuple(f"{name} {classes}" for name in ("MNIST", "Fashion") for classes in ("0-4", "5-9"))

@@ -48,7 +48,7 @@ def main() -> None:
         print(f"{name:14} test accuracy {accuracy(model, *test):.3f}")
     print("weights:", dict(zip(weighted.names, weighted.weights or (), strict=True)))
 
-    alloykit.save_ensemble(weighted, "ensemble.pt2", example_inputs=x[:2], overwrite=True)
+    alloykit.save_exported(weighted, "ensemble.pt2", example_inputs=x[:2], overwrite=True)
     loaded = alloykit.load_exported("ensemble.pt2")
     difference = (loaded(test[0]) - weighted(test[0])).abs().max()
     print(f"largest difference after loading: {float(difference):.1e}")

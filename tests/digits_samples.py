@@ -13,7 +13,7 @@ from alloykit.checkpoints.memory import MemoryCheckpoint
 from alloykit.data.examples import as_examples
 from alloykit.evaluation.metrics import metric
 from alloykit.soups.judge import Judge
-from alloykit.training.loop import fit
+from alloykit.training.fitting import fit
 
 
 @cache

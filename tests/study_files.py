@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 
 import alloykit
-from alloykit.training.loop import fit
+from alloykit.training.fitting import fit
 
 NETS = """
 from torch import nn

@@ -19,16 +19,18 @@ _HOMES = {
     "average": "alloykit.api.merging",
     "compare": "alloykit.api.judging",
     "diagnose": "alloykit.api.judging",
+    "distill": "alloykit.api.distilling",
     "ensemble": "alloykit.api.ensembling",
+    "fuse": "alloykit.api.fusing",
     "inspect": "alloykit.api.judging",
     "interpolate": "alloykit.api.merging",
-    "load_exported": "alloykit.ensembling.exporting",
-    "match": "alloykit.checkpoints.matching",
+    "load_exported": "alloykit.checkpoints.exporting",
     "merge": "alloykit.api.merging",
     "methods": "alloykit.api.judging",
     "open_checkpoint": "alloykit.checkpoints.opening",
+    "retrain": "alloykit.api.retraining",
     "save_checkpoint": "alloykit.api.merging",
-    "save_ensemble": "alloykit.ensembling.exporting",
+    "save_exported": "alloykit.checkpoints.exporting",
     "soup": "alloykit.api.choosing",
     "stats": "alloykit.api.statistics",
     "tune": "alloykit.api.choosing",
@@ -37,14 +39,16 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from alloykit.api.choosing import soup, tune
+    from alloykit.api.distilling import distill
     from alloykit.api.ensembling import ensemble
+    from alloykit.api.fusing import fuse
     from alloykit.api.judging import compare, diagnose, inspect, methods
     from alloykit.api.merging import average, interpolate, merge, save_checkpoint
+    from alloykit.api.retraining import retrain
     from alloykit.api.statistics import stats
-    from alloykit.checkpoints.matching import match
+    from alloykit.checkpoints.exporting import load_exported, save_exported
     from alloykit.checkpoints.opening import open_checkpoint
     from alloykit.comparison.comparing import Comparison
-    from alloykit.ensembling.exporting import load_exported, save_ensemble
     from alloykit.ensembling.module import Ensemble
     from alloykit.errors import AlloyError
     from alloykit.evaluation.batch_norm import update_batch_norm
@@ -64,16 +68,18 @@ __all__ = [
     "average",
     "compare",
     "diagnose",
+    "distill",
     "ensemble",
+    "fuse",
     "inspect",
     "interpolate",
     "load_exported",
-    "match",
     "merge",
     "methods",
     "open_checkpoint",
+    "retrain",
     "save_checkpoint",
-    "save_ensemble",
+    "save_exported",
     "soup",
     "stats",
     "tune",

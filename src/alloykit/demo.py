@@ -15,7 +15,7 @@ from alloykit.api.judging import compare
 from alloykit.api.merging import save_checkpoint
 from alloykit.comparison.comparing import Comparison, Progress
 from alloykit.errors import MissingExtra
-from alloykit.training.loop import fit
+from alloykit.training.fitting import fit
 
 PARTITIONS, CONCENTRATION = 4, 0.3
 TRAIN, VALIDATION = 800, 500

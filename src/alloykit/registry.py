@@ -120,3 +120,5 @@ class Registry:
 merge_methods = Registry("merge method", "alloykit.merging")
 ensemble_rules = Registry("ensemble rule", "alloykit.ensembling")
 soups = Registry("soup", "alloykit.soups")
+fusion_heads = Registry("fusion head", "alloykit.fusion")
+distillation_losses = Registry("distillation loss", "alloykit.distillation")

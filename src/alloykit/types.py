@@ -10,11 +10,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Task = Literal["classification", "regression", "tokens"]
 Split = Literal["train", "validation", "test"]
 Kind = Literal["logits", "probabilities", "values"]
+Family = Literal["member", "predictions", "weights", "soup", "fusion", "student", "retrained"]
+"""Sorts of candidates in a comparison."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,88 @@ class EnsembleRule:
     tasks: frozenset[str]
 
 
+Source = Literal["outputs", "features"]
+"""What of its members a fusion head is fed."""
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """What a fusion head is built for.
+
+    Attributes:
+        widths: Numbers per example that each member gives: classes, values, or features.
+        outputs: Classes, or values per example, that the head returns.
+        task: What they mean; "tokens" heads see each position as a row of its own.
+        context: Numbers per example that describe the input itself; 0 where there are none.
+        source: Whether the members give outputs (log-probabilities, or values) or features.
+    """
+
+    widths: tuple[int, ...]
+    outputs: int
+    task: Task
+    context: int = 0
+    source: Source = "outputs"
+
+    @property
+    def aligned(self) -> bool:
+        """Whether every member gives what the head returns, so that they have a plain mean."""
+        return self.source == "outputs" and all(width == self.outputs for width in self.widths)
+
+
+@dataclass(frozen=True)
+class HeadData:
+    """What a fusion head is trained on: what the members gave, computed once.
+
+    Attributes:
+        members: One tensor per member ``[row, width]``, float32: log-probabilities for classes,
+            values for regression, or features.
+        targets: ``[row]`` class indices, or ``[row, output]`` values.
+        context: ``[row, context]``, or None.
+    """
+
+    members: tuple[Tensor, ...]
+    targets: Tensor
+    context: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A trained fusion head.
+
+    Attributes:
+        module: ``(members, context) -> [row, output]``: log-probabilities, or values.
+        chosen: What was chosen while fitting ("pull", "epochs"), as JSON values.
+        history: How the training went, as JSON values; () for heads that are solved.
+    """
+
+    module: nn.Module
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class FusionHead:
+    """A trained layer over what frozen members give.
+
+    Attributes:
+        name: Its registered name.
+        parameters: What it was built with.
+        build: An untrained module of that shape, to load a trained one's tensors into.
+        fit: ``(data, shape) -> FittedHead``; the same numbers for the same seed parameter.
+        tasks: The tasks that it serves.
+        sources: What members may give it: "outputs", "features".
+        context: Whether it wants numbers that describe the input: "none", "optional", "required".
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    build: Callable[[HeadShape], nn.Module]
+    fit: Callable[[HeadData, HeadShape], FittedHead]
+    tasks: frozenset[str]
+    sources: frozenset[str] = frozenset({"outputs", "features"})
+    context: Literal["none", "optional", "required"] = "none"
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What the members said on the same examples.
@@ -298,7 +382,7 @@ class Row:
 
     Attributes:
         candidate: Unique, stable, readable name ("average of probabilities").
-        family: "member", "predictions", "weights" or "soup".
+        family: Which sort of combining it is; "retrained" are the ceiling and the floors.
         status: "done", "skipped" or "failed".
         reason: Why it was skipped, or how it failed; "" when done.
         members: Names of the members that it combines.
@@ -314,11 +398,13 @@ class Row:
         validation_p_value: The same on validation.
         costs: What it takes to keep and run.
         calibration: Bins of the reliability diagram: (mean confidence, accuracy, examples).
+        history: How a trained candidate learned, as ``training.history.History.to_json`` gives it.
+        reliance: Which member is believed for which class: "members", "classes", "what", "matrix".
         notes: Warnings that a reader must see next to the numbers.
     """
 
     candidate: str
-    family: Literal["member", "predictions", "weights", "soup"]
+    family: Family
     status: Literal["done", "skipped", "failed"]
     reason: str = ""
     members: tuple[str, ...] = ()
@@ -332,4 +418,6 @@ class Row:
     validation_p_value: float | None = None
     costs: Costs | None = None
     calibration: tuple[tuple[float, float, int], ...] = ()
+    history: Mapping[str, Any] = field(default_factory=dict)
+    reliance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import alloykit
 import digits_samples as digits
 from alloykit.comparison.diagnosis import barrier_height
 from alloykit.errors import MissingInput
-from alloykit.training.loop import fit
+from alloykit.training.fitting import fit
 
 
 def trained(seed: int, batch_norm: bool = False, epochs: int = 40) -> nn.Module:

@@ -97,7 +97,7 @@ def test_an_exported_program_is_an_architecture(tmp_path: Path) -> None:
 
     study_path = write_study(tmp_path)
     whole = alloykit.ensemble([small_net().eval(), small_net().eval()])
-    alloykit.save_ensemble(whole, tmp_path / "both.pt2", torch.tensor(blobs(4, 0)[0]))
+    alloykit.save_exported(whole, tmp_path / "both.pt2", torch.tensor(blobs(4, 0)[0]))
     members = [{"checkpoint": "tune1.safetensors"}, {"architecture": "both.pt2"}]
     study = read_study(study_path).model_copy(
         update={"members": check_study({**GOOD, "members": members}).members}

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from alloykit.data.examples import as_examples
+from alloykit.data.storage import room
 from alloykit.errors import DataError
 from alloykit.evaluation.predicting import detect_kind, log_probabilities, predict
-from alloykit.evaluation.storage import room
 
 X = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
 SPLIT = as_examples((X, torch.zeros(10).long()), "test", batch_size=4)

@@ -10,12 +10,12 @@ from torch import nn
 from alloykit.api.inputs import (
     named,
 )
-from alloykit.comparison.setting import frozen_view
 from alloykit.data.examples import as_examples
 from alloykit.ensembling.module import Ensemble
 from alloykit.ensembling.rule import build_rule, starting_state
 from alloykit.ensembling.stack import member_stack
 from alloykit.errors import MissingInput
+from alloykit.evaluation.freezing import frozen_view
 from alloykit.evaluation.predicting import detect_kind, predict
 from alloykit.types import Kind, Task
 
@@ -34,7 +34,7 @@ def ensemble(
 
     Use it when models predict the same thing and share no weights. The members stay frozen and in
     eval mode; yours share their tensors with it and keep their own flags. Save the result with
-    ``save_ensemble``; it then loads without their source.
+    ``save_exported``; it then loads without their source.
 
     Args:
         members: Modules with a common output, by name or in order.

@@ -8,6 +8,7 @@ from typing import Any
 
 from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.errors import InvalidParameter, InvalidWeights
+from alloykit.training.settings import Training
 from alloykit.types import Checkpoint
 
 Models = Sequence[Any] | Mapping[str, Any]
@@ -81,3 +82,10 @@ def in_order(
             f"Weights are for {', '.join(by_name)}; the models are {', '.join(names)}."
         )
     return [by_name[name] for name in names]
+
+
+def as_training(given: Training | Mapping[str, Any] | None) -> Training:
+    """How to train: as given, of a mapping of its settings, or the defaults."""
+    if given is None:
+        return Training()
+    return given if isinstance(given, Training) else Training.of(given)

@@ -16,14 +16,23 @@ from alloykit.comparison.comparing import Comparison, Progress, run_comparison
 from alloykit.comparison.diagnosis import diagnose_members
 from alloykit.comparison.inspection import Inspection, inspect_checkpoints
 from alloykit.comparison.report.data import Barrier
-from alloykit.comparison.setting import Member, Setting, frozen_view, source_of
+from alloykit.comparison.setting import Member, Setting, leaked, source_of
 from alloykit.comparison.study import default_metric
 from alloykit.data.examples import as_examples
 from alloykit.data.splits import OnOverlap, check_splits, overlap_notes
 from alloykit.errors import MissingInput
+from alloykit.evaluation.freezing import frozen_view
 from alloykit.evaluation.metrics import Metric, metric
 from alloykit.execution.members import open_members
-from alloykit.registry import Entry, ensemble_rules, merge_methods, soups
+from alloykit.registry import (
+    Entry,
+    distillation_losses,
+    ensemble_rules,
+    fusion_heads,
+    merge_methods,
+    soups,
+)
+from alloykit.training.settings import Training
 from alloykit.types import Task
 
 
@@ -77,6 +86,8 @@ def compare(
     validation: Any,
     test: Any,
     train: Any = None,
+    training: Training | None = None,
+    student: Callable[[], nn.Module] | None = None,
     architecture: Callable[[], nn.Module] | None = None,
     base: Any = None,
     task: Task = "classification",
@@ -103,7 +114,12 @@ def compare(
         validation: The split that chooses: (inputs, targets) arrays, a Dataset, a DataLoader, or a
             list of batches.
         test: The split that reports, in the same forms.
-        train: Data whose inputs re-estimate BatchNorm statistics; by default validation's.
+        train: What the members were trained on, or such data. Its inputs re-estimate BatchNorm
+            statistics (by default validation's do), students and retrained models learn from it,
+            and validation examples that are also in it are reported.
+        training: How students and retrained models learn; by default none is trained.
+        student: Builds students and retrained models of another architecture; by default they
+            are built anew like the first of the members that share one.
         architecture: Builds the module that checkpoints are loaded into.
         base: The model that members were fine-tuned from.
         task: "classification", "regression" or "tokens".
@@ -132,21 +148,27 @@ def compare(
         as_examples(validation, "validation", batch_size=batch_size),
         as_examples(test, "test", batch_size=batch_size),
     ]
+    learning = None if train is None else as_examples(train, "train", batch_size=batch_size)
+    if learning is not None and training is not None:
+        given.insert(0, learning)
     checked = check_splits(given, task=task, classes=None, on_overlap=on_overlap)
+    learning = checked[0] if len(checked) == 3 else learning
     setting = Setting(
         members=tuple(_members(members, architecture)),
-        validation=checked[0],
-        test=checked[1],
+        validation=checked[-2],
+        test=checked[-1],
         task=task,
         metric=metric(
             measure or default_metric(task), higher_is_better=higher_is_better, task=task
         ),
-        batch_norm=checked[0]
-        if train is None
-        else as_examples(train, "train", batch_size=batch_size),
+        batch_norm=learning or checked[-2],
         base_source=source_of(base),
         base=open_checkpoint(base) if base is not None else None,
         ordered=ordered,
+        train=learning,
+        training=training,
+        student=student,
+        leaked=leaked(learning, checked[-2]),
         seed=seed,
         resamples=resamples,
         title=title,
@@ -162,7 +184,7 @@ def compare(
 
 
 def methods() -> list[dict[str, str]]:
-    """Every registered merge method, ensemble rule and soup: sort, name, summary, needs, paper."""
+    """Everything that is registered, by sort: its name, summary, parameters, needs and paper."""
     return [
         {
             "sort": registry.sort,
@@ -172,7 +194,7 @@ def methods() -> list[dict[str, str]]:
             "needs": ", ".join(_needs(entry)),
             "paper": str(entry.contract.get("paper", "")),
         }
-        for registry in (merge_methods, ensemble_rules, soups)
+        for registry in (merge_methods, ensemble_rules, soups, fusion_heads, distillation_losses)
         for entry in registry.entries()
     ]
 

@@ -1,8 +1,9 @@
 """Recipe -> model: rebuild any row of a comparison, and write it as a file.
 
-A recipe is JSON: {"kind": "member" | "ensemble" | "merge", "members": [names], ...}. An ensemble
-has "rule", "parameters" and the fitted "state"; a merge has "method", "parameters", "weights",
-"base" and, where BatchNorm statistics are to be re-estimated, "batch_norm".
+A recipe is JSON: {"kind": "member" | "ensemble" | "merge" | "fusion" | "trained", "members":
+[names], ...}. An ensemble has "rule", "parameters" and the fitted "state"; a merge has "method",
+"parameters", "weights", "base" and, where BatchNorm statistics are to be re-estimated,
+"batch_norm". What a fusion's head or a trained model learned is kept apart; "state" finds it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import torch
 from torch import nn
 
 from alloykit.checkpoints.digests import content_digest
+from alloykit.checkpoints.exporting import save_exported
 from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.checkpoints.provenance import provenance
 from alloykit.checkpoints.writing import write_safetensors
+from alloykit.comparison import fusing, training_trial
 from alloykit.comparison.setting import Setting
 from alloykit.data.batches import placed
-from alloykit.ensembling.exporting import save_ensemble
 from alloykit.ensembling.module import Ensemble
 from alloykit.errors import CheckpointError, InvalidParameter, OutputExists
 from alloykit.evaluation.batch_norm import update_batch_norm
@@ -30,7 +32,7 @@ from alloykit.execution.results import in_form_of
 from alloykit.execution.run import merge_in_memory
 from alloykit.registry import ensemble_rules
 
-ENSEMBLE_SUFFIX = ".pt2"
+PROGRAM_SUFFIX = ".pt2"
 WEIGHTS_SUFFIX = ".safetensors"
 
 
@@ -48,6 +50,10 @@ def assemble(recipe: Mapping[str, Any], setting: Setting) -> nn.Module:
             task=setting.task,
             kinds=[setting.kinds[member.name] for member in members],
         )
+    if recipe["kind"] == "fusion":
+        return fusing.assembled(recipe, setting)
+    if recipe["kind"] == "trained":
+        return training_trial.assembled(recipe, setting)
     base = setting.base if recipe["base"] is not None else None
     checkpoints = [member.checkpoint for member in members]
     plan = plan_merge(
@@ -84,7 +90,7 @@ def _digests(recipe: Mapping[str, Any], setting: Setting) -> dict[str, str]:
 
 def suffix_of(recipe: Mapping[str, Any]) -> str:
     """The kind of file that a recipe is written as."""
-    return ENSEMBLE_SUFFIX if recipe["kind"] == "ensemble" else WEIGHTS_SUFFIX
+    return PROGRAM_SUFFIX if recipe["kind"] in ("ensemble", "fusion") else WEIGHTS_SUFFIX
 
 
 def save_assembled(
@@ -98,7 +104,7 @@ def save_assembled(
     """
     wanted = suffix_of(recipe)
     if path.suffix != wanted:
-        holds = "several models" if wanted == ENSEMBLE_SUFFIX else "the weights of one model"
+        holds = "several models" if wanted == PROGRAM_SUFFIX else "the weights of one model"
         raise InvalidParameter(
             f"{path.name}: this winner is {holds} and is written as a {wanted} file. "
             f"Name it {path.with_suffix(wanted).name}."
@@ -109,9 +115,9 @@ def save_assembled(
         raise OutputExists(f"{path} is an input of this comparison. Choose another name.")
     _require_unchanged(recipe, setting)
     model = assemble(recipe, setting)
-    if isinstance(model, Ensemble):
+    if wanted == PROGRAM_SUFFIX:
         example = placed(setting.validation.inputs_sample(), model)
-        save_ensemble(model, path, example, overwrite=overwrite)
+        save_exported(model, path, example, overwrite=overwrite)
         return path
     result = open_checkpoint(model)
     write_safetensors(
@@ -120,7 +126,7 @@ def save_assembled(
         ((name, result.read(name)) for name in result.specs()),
         metadata=provenance(
             inputs=_digests(recipe, setting),
-            method=recipe.get("method", "member"),
+            method=recipe.get("method", recipe["kind"]),
             parameters={**recipe.get("parameters", {}), "recipe": json.dumps(recipe)},
             weights=dict(zip(recipe["members"], recipe["weights"], strict=True))
             if recipe.get("weights")

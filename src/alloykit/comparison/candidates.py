@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from alloykit.checkpoints.matching import match
+from alloykit.comparison.candidate import Candidate, label
 from alloykit.comparison.setting import Setting
+from alloykit.comparison.trained_candidates import fusion_candidates, training_candidates
 from alloykit.errors import InvalidParameter, UnknownName, did_you_mean
 from alloykit.evaluation.batch_norm import has_batch_norm
 from alloykit.registry import Entry, ensemble_rules, merge_methods, soups
-
-Family = Literal["member", "predictions", "weights", "soup"]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way of combining, not yet tried.
-
-    Attributes:
-        name: Unique and readable: the method, its parameters, and the members where not all.
-        family: Which sort of combining it is.
-        method: Registered name of the rule, merge method or soup; "" for a single member.
-        parameters: Its parameters.
-        members: Names of the members that it takes.
-        weights_by: Metric that its weights come from; "" for uniform or fitted ones.
-        why_not: Why it does not apply here, in plain words; "" where it does.
-    """
-
-    name: str
-    family: Family
-    method: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    members: tuple[str, ...] = ()
-    weights_by: str = ""
-    why_not: str = ""
+from alloykit.types import Family
 
 
 def all_candidates(setting: Setting) -> list[Candidate]:
-    """Members first, then what reuses their predictions, then merges, then soups."""
+    """Members, what reuses their predictions, merges, soups, and last what has to be trained."""
     every = [
         *(Candidate(m.name, "member", members=(m.name,)) for m in setting.members),
         *(c for entry in ensemble_rules.entries() for c in _ensembles(entry, setting)),
         *(c for entry in merge_methods.entries() for c in _merges(entry, setting)),
         *(c for entry in soups.entries() for c in _soups(entry, setting)),
         *_repairs(setting),
+        *fusion_candidates(setting),
+        *training_candidates(setting),
     ]
     names = [candidate.name for candidate in every]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -89,25 +68,6 @@ def chosen_candidates(setting: Setting, wanted: Sequence[str] | None) -> list[Ca
             f"{did_you_mean(unknown[0], known)} There are: {', '.join(known)}."
         )
     return [c for c in every if c.family == "member" or {c.name, c.method} & set(wanted)]
-
-
-def label(method: str, parameters: Mapping[str, Any]) -> str:
-    """A readable name.
-
-    Example:
-        >>> label("average", {"space": "logits"}), label("interpolate", {"alpha": 0.5})
-        ('average (logits)', 'interpolate (alpha 0.5)')
-    """
-    words = ", ".join(_words(parameters))
-    return f"{method} ({words})" if words else method
-
-
-def _words(parameters: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in parameters.items():
-        if isinstance(value, Mapping):
-            yield from _words(value)
-        elif value is not None and value is not False:
-            yield value if isinstance(value, str) else f"{name} {value}"
 
 
 def _ensembles(entry: Entry, setting: Setting) -> Iterator[Candidate]:

@@ -8,7 +8,7 @@ import platform
 import shlex
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,18 @@ import torch
 from torch import nn
 
 from alloykit.comparison.assembly import assemble, save_assembled, suffix_of
-from alloykit.comparison.candidates import Candidate, chosen_candidates
+from alloykit.comparison.candidate import Candidate
+from alloykit.comparison.candidates import chosen_candidates
 from alloykit.comparison.diagnosis import diagnose_members
 from alloykit.comparison.journal import Journal
+from alloykit.comparison.kept import Kept
 from alloykit.comparison.measuring import Reference, agreement, best_single, measured, metrics_shown
 from alloykit.comparison.recommending import Recommendation, recommend
 from alloykit.comparison.report.data import Agreement, Barrier, ReportData
 from alloykit.comparison.report.page import write_report
 from alloykit.comparison.setting import Setting
-from alloykit.comparison.trial import try_candidate
-from alloykit.errors import AlloyError, OutputExists, UnknownName, did_you_mean
+from alloykit.comparison.trying import try_candidate
+from alloykit.errors import AlloyError, MissingExtra, OutputExists, UnknownName, did_you_mean
 from alloykit.types import Row
 
 FEW = 100
@@ -113,8 +115,9 @@ class Comparison:
         """All that the report shows. ``command`` is what repeats the comparison in a shell."""
         setting = self.setting
         splits = [setting.validation, setting.test]
-        if setting.batch_norm is not None and setting.batch_norm.name == "train":
-            splits.insert(0, setting.batch_norm)
+        train = setting.train or setting.batch_norm
+        if train is not None and train.name == "train":
+            splits.insert(0, train)
         return ReportData(
             title=setting.title,
             task=setting.task,
@@ -164,6 +167,7 @@ def run_comparison(
         DataError: Members that cannot be compared: outputs differ in shape, or hold NaN.
         OutputExists: The folder holds another comparison.
     """
+    setting = replace(setting, kept=Kept(folder))
     candidates = chosen_candidates(setting, wanted)
     total = len(candidates) + 2
     _tell(progress, "members' predictions", 0, total)
@@ -174,7 +178,7 @@ def run_comparison(
     for index, candidate in enumerate(candidates):
         _tell(progress, candidate.name, index + 1, total)
         row = journal.finished(candidate.name)
-        if row is None:
+        if row is None or not _rebuildable(row, setting):
             row = _row(candidate, setting, reference)
             journal.add(row)
         elif row.family == "member":
@@ -198,11 +202,20 @@ def _tell(progress: Progress | None, what: str, done: int, total: int) -> None:
         progress(what, done, total)
 
 
+def _rebuildable(row: Row, setting: Setting) -> bool:
+    """Whether what the row's candidate learned is still there."""
+    reference = row.recipe.get("state")
+    kept_apart = row.recipe.get("kind") in ("fusion", "trained")
+    return not kept_apart or (isinstance(reference, dict) and setting.kept.has(reference))
+
+
 def _row(candidate: Candidate, setting: Setting, reference: Reference) -> Row:
     if candidate.why_not:
         return _not_tried(candidate, "skipped", candidate.why_not)
     try:
         return measured(candidate, try_candidate(candidate, setting), setting, reference)
+    except MissingExtra as error:
+        return _not_tried(candidate, "skipped", str(error))
     except Exception as error:
         # One broken candidate must not cost the others; its row carries the whole story.
         last = traceback.extract_tb(error.__traceback__)[-1]
@@ -249,6 +262,11 @@ def _warnings(rows: Sequence[Row], setting: Setting) -> list[str]:
         found.append(
             f"{len(setting.validation)} validation examples are few to choose on: "
             "only large gains can be told from luck."
+        )
+    if setting.leaked:
+        found.append(
+            f"{setting.leaked} of {len(setting.validation)} validation examples are also training "
+            "examples: whatever was fitted on validation looks better than it is."
         )
     failed = [row.candidate for row in rows if row.status == "failed"]
     if failed:

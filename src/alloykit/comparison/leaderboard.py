@@ -15,7 +15,7 @@ from rich.text import Text
 from alloykit.comparison.report import wording
 from alloykit.types import Row
 
-FAMILIES = ("member", "predictions", "weights", "soup")
+FAMILIES = ("member", "predictions", "weights", "soup", "fusion", "student", "retrained")
 SHIP, BEST, MEMBER = "➜", "=", "◦"
 NAME_WIDTH = 34
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alloykit.comparison.candidates import Candidate
+from alloykit.comparison.candidate import Candidate
 from alloykit.comparison.setting import Setting
 from alloykit.comparison.trial import Trial
 from alloykit.evaluation.calibration import reliability
@@ -56,7 +56,7 @@ def metrics_shown(setting: Setting) -> list[Metric]:
 def measured(candidate: Candidate, trial: Trial, setting: Setting, reference: Reference) -> Row:
     """The row of a candidate that was tried."""
     targets = setting.test.targets
-    shown = metrics_shown(setting)
+    shown, judged = metrics_shown(setting), trial.validation
     single = candidate.family == "member" and candidate.members == (reference.name,)
     return Row(
         candidate=candidate.name,
@@ -64,7 +64,9 @@ def measured(candidate: Candidate, trial: Trial, setting: Setting, reference: Re
         status="done",
         members=candidate.members,
         recipe=trial.recipe,
-        validation={m.name: m.value(trial.validation, setting.validation.targets) for m in shown},
+        validation={}
+        if judged is None
+        else {m.name: m.value(judged, setting.validation.targets) for m in shown},
         test={m.name: m.value(trial.test, targets) for m in shown},
         intervals={
             m.name: bootstrap(m, trial.test, targets, **_resampling(setting))
@@ -73,12 +75,12 @@ def measured(candidate: Candidate, trial: Trial, setting: Setting, reference: Re
         },
         improvement=None if single else _gain(setting, trial.test, reference.test, targets),
         validation_improvement=None
-        if single
-        else _gain(setting, trial.validation, reference.validation, setting.validation.targets),
+        if single or judged is None
+        else _gain(setting, judged, reference.validation, setting.validation.targets),
         p_value=None if single else _mcnemar(setting, trial.test, reference.test, targets),
         validation_p_value=None
-        if single
-        else _mcnemar(setting, trial.validation, reference.validation, setting.validation.targets),
+        if single or judged is None
+        else _mcnemar(setting, judged, reference.validation, setting.validation.targets),
         costs=replace(
             measure(
                 trial.model,
@@ -88,6 +90,8 @@ def measured(candidate: Candidate, trial: Trial, setting: Setting, reference: Re
             fit_seconds=trial.fit_seconds,
         ),
         calibration=() if setting.task == "regression" else reliability(trial.test, targets),
+        history=trial.history,
+        reliance=trial.reliance,
         notes=trial.notes,
     )
 

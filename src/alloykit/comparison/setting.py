@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,15 @@ from torch import Tensor, nn
 from alloykit.checkpoints.digests import content_digest
 from alloykit.checkpoints.matching import matching_groups
 from alloykit.checkpoints.opening import open_checkpoint
+from alloykit.comparison.kept import Kept
 from alloykit.data.examples import Examples
+from alloykit.data.splits import shared
 from alloykit.ensembling.stack import member_stack
 from alloykit.errors import DataError, MissingInput, listing
 from alloykit.evaluation.metrics import Metric
 from alloykit.evaluation.predicting import detect_kind, log_probabilities, predict
+from alloykit.fusion.collecting import Gathered, gather
+from alloykit.training.settings import Training
 from alloykit.types import Checkpoint, Kind, Predictions, Split, Task
 
 
@@ -67,6 +70,12 @@ class Setting:
         base: The checkpoint that members were fine-tuned from, where there is one.
         base_source: The file that the base came from, or "in memory".
         ordered: Whether the members are checkpoints of one run, oldest first.
+        train: Examples that students and retrained models learn from, or None.
+        training: How they learn; None leaves them out.
+        student: Builds a student of another architecture; by default they are built like the
+            first of the members that share an architecture.
+        leaked: Number of validation examples that are also in ``train``.
+        kept: Where what candidates learn is kept.
         seed: Of the bootstrap and of methods that draw random numbers.
         resamples: Bootstrap resamples.
         title: What the report calls it.
@@ -81,6 +90,11 @@ class Setting:
     base: Checkpoint | None = None
     base_source: str = "in memory"
     ordered: bool = False
+    train: Examples | None = None
+    training: Training | None = None
+    student: Callable[[], nn.Module] | None = None
+    leaked: int = 0
+    kept: Kept = field(default_factory=Kept, compare=False)
     seed: int = 0
     resamples: int = 1000
     title: str = "Comparison"
@@ -103,8 +117,11 @@ class Setting:
         return next(member for member in self.members if member.name == name)
 
     def examples(self, split: Split) -> Examples:
-        """The examples of "validation" or "test"."""
-        return self.validation if split == "validation" else self.test
+        """The examples of that split."""
+        examples = {"train": self.train, "validation": self.validation, "test": self.test}[split]
+        if examples is None:
+            raise MissingInput(f"The comparison has no {split} split.")
+        return examples
 
     @cached_property
     def groups(self) -> tuple[tuple[Member, ...], ...]:
@@ -122,9 +139,35 @@ class Setting:
         """The members' stack on test, predicted once."""
         return self._predictions("test")
 
+    @cached_property
+    def train_predictions(self) -> Predictions:
+        """The members' stack on train, which students learn from."""
+        return self._predictions("train")
+
     def predictions(self, split: Split) -> Predictions:
-        """The members' stack on that split."""
-        return self.validation_predictions if split == "validation" else self.test_predictions
+        """The members' stack on that split, predicted once."""
+        predictions: Predictions = getattr(self, f"{split}_predictions")
+        return predictions
+
+    @cached_property
+    def validation_features(self) -> Gathered:
+        """The members' features on validation, computed once."""
+        return self._features("validation")
+
+    @cached_property
+    def test_features(self) -> Gathered:
+        """The members' features on test, computed once."""
+        return self._features("test")
+
+    def features(self, split: Split) -> Gathered:
+        """The members' last features on validation or test."""
+        return self.validation_features if split == "validation" else self.test_features
+
+    def _features(self, split: Split) -> Gathered:
+        members = {member.name: member.module for member in self.members}
+        return gather(
+            members, self.examples(split), task=self.task, source="features", context="features"
+        )
 
     @cached_property
     def kinds(self) -> Mapping[str, Kind]:
@@ -189,6 +232,9 @@ class Setting:
             "metric": self.metric.name,
             "higher_is_better": self.metric.higher_is_better,
             "ordered": self.ordered,
+            "train": self.train.digest if self.train is not None and self.training else None,
+            "training": self.training.to_json() if self.training else None,
+            "student": None if self.student is None else _named(self.student),
             "seed": self.seed,
             "resamples": self.resamples,
         }
@@ -204,16 +250,16 @@ def _predicted(member: Member, examples: Examples) -> Tensor:
         ) from error
 
 
-def frozen_view(module: nn.Module) -> nn.Module:
-    """A copy of the module that shares its tensors, in eval mode, with nothing to train.
+def _named(build: Callable[[], nn.Module]) -> str:
+    """How a builder is told from others: by its name."""
+    if isinstance(build, partial):
+        return ", ".join(str(argument) for argument in build.args)
+    return str(getattr(build, "__qualname__", type(build).__name__))
 
-    Combining freezes its members; the caller's module keeps its flags and can be trained on.
-    """
-    shared: dict[int, Any] = {
-        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()
-    }
-    shared |= {id(buffer): buffer for buffer in module.buffers()}
-    return copy.deepcopy(module, shared).eval()
+
+def leaked(train: Examples | None, validation: Examples) -> int:
+    """Number of validation examples that are also training examples."""
+    return 0 if train is None else len(shared(validation, train))
 
 
 def source_of(model: Any) -> str:

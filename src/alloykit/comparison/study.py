@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,18 +14,19 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from alloykit.checkpoints.exporting import load_exported
 from alloykit.checkpoints.loading import load_state, state_dict
 from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.checkpoints.wording import counted
-from alloykit.comparison.setting import Member, Setting
+from alloykit.comparison.setting import Member, Setting, leaked
 from alloykit.data.examples import Examples
 from alloykit.data.importing import import_object
 from alloykit.data.sources import load_split
 from alloykit.data.split_spec import SplitSpec
 from alloykit.data.splits import check_splits, overlap_notes
-from alloykit.ensembling.exporting import load_exported
 from alloykit.errors import AlloyError, InvalidStudy, did_you_mean, listing
 from alloykit.evaluation.metrics import metric
+from alloykit.training.settings import Training
 from alloykit.types import Task
 
 MOST_BYTES = 1 << 20
@@ -59,8 +61,39 @@ class DataSpec(Strict):
     validation: SplitSpec
     test: SplitSpec
     train: SplitSpec | None = Field(
-        None, description="Only its inputs are used, to re-estimate BatchNorm statistics."
+        None,
+        description="What the members were trained on, or such data: its inputs re-estimate "
+        "BatchNorm statistics; students and retrained models learn from it, see 'training'.",
     )
+
+
+class StudentSpec(Strict):
+    """The architecture of students and retrained models, where it is not the members'."""
+
+    architecture: str = Field(description="package.module:callable that builds the model.")
+    arguments: dict[str, Any] = Field(default={}, description="Arguments of that callable.")
+
+
+class TrainingSpec(Strict):
+    """How students and retrained models learn; the numbers of ``alloykit.Training``."""
+
+    epochs: int = Field(20, ge=1, description="Passes over the data.")
+    batch_size: int = Field(64, ge=1, description="Examples that the model sees at a time.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak step size of AdamW.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled decay.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the step size falls."
+    )
+    warmup: float = Field(0.0, ge=0, lt=1, description="Part of the steps over which it rises.")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients make one step.")
+    clip_norm: float | None = Field(None, gt=0, description="Longest gradient.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="What the forward pass computes in."
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Epochs without a better validation score before it stops."
+    )
+    seed: int = Field(0, ge=0, description="Of the order of the examples and of dropout.")
 
 
 class Study(Strict):
@@ -90,6 +123,13 @@ class Study(Strict):
     on_overlap: Literal["error", "drop", "allow"] = Field(
         "error", description="What to do when validation and test share examples."
     )
+    training: TrainingSpec | None = Field(
+        None,
+        description="How students and retrained models learn; without it none is trained.",
+    )
+    student: StudentSpec | None = Field(
+        None, description="Another architecture for students and retrained models."
+    )
     seed: int = Field(0, ge=0, description="Of the bootstrap and of random methods.")
     resamples: int = Field(1000, ge=100, description="Bootstrap resamples.")
     batch_size: int = Field(256, ge=1, description="Examples per batch.")
@@ -102,6 +142,8 @@ class Study(Strict):
 SECTIONS: Mapping[object, type[BaseModel]] = {
     "members": MemberSpec,
     "data": DataSpec,
+    "training": TrainingSpec,
+    "student": StudentSpec,
     "train": SplitSpec,
     "validation": SplitSpec,
     "test": SplitSpec,
@@ -165,6 +207,7 @@ def prepare(study: Study, folder: Path) -> Setting:
     chosen = metric(study.metric or default_metric(study.task), task=study.task)
     members = tuple(_member(spec, study, folder) for spec in study.members)
     splits, notes = _splits(study, folder)
+    training = None if study.training is None else Training(**study.training.model_dump())
     base = (
         open_checkpoint(folder / study.base, trust_pickle=study.trust_pickle)
         if study.base
@@ -180,6 +223,10 @@ def prepare(study: Study, folder: Path) -> Setting:
         base=base,
         base_source=str(folder / study.base) if study.base else "in memory",
         ordered=study.ordered,
+        train=splits.get("train"),
+        training=training,
+        student=_student(study, folder),
+        leaked=leaked(splits.get("train"), splits["validation"]),
         seed=study.seed,
         resamples=study.resamples,
         title=study.title,
@@ -198,12 +245,21 @@ def _splits(study: Study, folder: Path) -> tuple[dict[str, Examples], tuple[str,
         for name in ("train", "validation", "test")
         if (spec := getattr(study.data, name)) is not None
     }
-    judged = [given["validation"], given["test"]]
+    # What only re-estimates BatchNorm statistics may overlap; what is learned from may not.
+    names = ["train"] * (study.training is not None and "train" in given) + ["validation", "test"]
+    judged = [given[name] for name in names]
     checked = check_splits(
         judged, task=study.task, classes=study.classes, on_overlap=study.on_overlap
     )
-    splits = {**given, **dict(zip(("validation", "test"), checked, strict=True))}
+    splits = {**given, **dict(zip(names, checked, strict=True))}
     return splits, overlap_notes(judged, checked, study.on_overlap)
+
+
+def _student(study: Study, folder: Path) -> Callable[[], nn.Module] | None:
+    spec = study.student
+    if spec is None:
+        return None
+    return partial(built_module, spec.architecture, spec.arguments, folder, study.trust_pickle)
 
 
 def _member(spec: MemberSpec, study: Study, folder: Path) -> Member:

@@ -31,6 +31,7 @@ class Examples:
         rows: Ascending positions, in the reading, of the examples that belong to the split; None
             means all.
         class_names: Names of the classes where the source has them.
+        arrays: Inputs and targets of the whole reading, where they lie in memory as they are read.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class Examples:
         checked: bool = True,
         rows: Tensor | None = None,
         class_names: tuple[str, ...] | None = None,
+        arrays: Batch | None = None,
     ) -> None:
         self.name = name
         self.class_names = class_names
+        self._arrays = arrays
         self._read = read
         self._checked = checked
         self._rows = rows
@@ -92,6 +95,10 @@ class Examples:
             state.update(example)
         return f"blake2b:{state.hexdigest()}"
 
+    def held(self) -> Batch | None:
+        """The caller's own inputs and targets, where they are all of the split; else None."""
+        return self._arrays if self._rows is None else None
+
     def inputs_sample(self) -> Inputs:
         """The inputs of the first batch."""
         for inputs, _ in self._selected():
@@ -127,6 +134,7 @@ class Examples:
             checked=self._checked,
             rows=rows,
             class_names=self.class_names,
+            arrays=self._arrays,
         )
 
     def _selected(self) -> Iterator[Batch]:
@@ -194,6 +202,7 @@ def as_examples(source: Any, name: Split, *, batch_size: int = 256) -> Examples:
             checked=source._checked,
             rows=source._rows,
             class_names=source.class_names,
+            arrays=source._arrays,
         )
     if is_pair(source):
         return from_arrays(source[0], source[1], name, batch_size=batch_size)
@@ -226,7 +235,8 @@ def from_arrays(
         for part, wanted in batch_of.in_slices(held, known, batch_size):
             yield (part if prepare is None else batch_of.transform(part, prepare)), wanted
 
-    return Examples(name, read, checked=False, class_names=class_names)
+    arrays = (held, known) if prepare is None else None
+    return Examples(name, read, checked=False, class_names=class_names, arrays=arrays)
 
 
 def _check_unchanged(

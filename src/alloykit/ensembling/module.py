@@ -104,15 +104,25 @@ class Ensemble(nn.Module):
         return self._used
 
     def without_unused(self) -> Ensemble:
-        """The same ensemble (members shared) without those whose weight is zero."""
+        """The same ensemble, run member by member (shared), without those whose weight is zero."""
         return Ensemble(
             {self.names[i]: self.members[i] for i in self.used},
             self.rule,
             self._used_state(),
             task=self.task,
             kinds=self.kinds and [self.kinds[i] for i in self.used],
-            batched=self.batched,
         )
+
+    def description(self) -> dict[str, Any]:
+        """What it is made of, as JSON values: rule, parameters, members, weights, task, kinds."""
+        return {
+            "rule": self.rule.name,
+            "parameters": dict(self.rule.parameters),
+            "members": [self.names[i] for i in self.used],
+            "weights": self.weights and [self.weights[i] for i in self.used],
+            "task": self.task,
+            "kinds": self.kinds and [self.kinds[i] for i in self.used],
+        }
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Combine what the members say to these inputs."""

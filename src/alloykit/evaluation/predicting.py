@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from alloykit.data.batches import forward, length, placed
 from alloykit.data.examples import Examples
+from alloykit.data.storage import MEMORY_LIMIT, room
 from alloykit.errors import DataError
-from alloykit.evaluation.storage import MEMORY_LIMIT, room
 from alloykit.types import Kind, Task
 
 SUM_TOLERANCE = 5e-3

@@ -1,95 +1,110 @@
-"""The one training loop: plain, explicit, the same numbers for the same seed on one device."""
+"""The one training loop: plain, explicit, the same bits for the same seed on one device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from alloykit.errors import DataError, InvalidParameter
-from alloykit.training.losses import task_loss
-from alloykit.types import Task
+from alloykit.training.hardware import hardware
+from alloykit.training.history import Epoch, History, told
+from alloykit.training.order import derived_seed, epoch_order, steps_of
+from alloykit.training.rows import Rows
+from alloykit.training.run import Run
+from alloykit.training.schedule import factor
+from alloykit.training.scoring import Validation as Validation
+from alloykit.training.scoring import begun
+from alloykit.training.seeding import borrowed_generators, devices_of
+from alloykit.training.settings import Training, check_patience
+from alloykit.training.snapshot import Snapshots
+from alloykit.training.stepping import Loss, add_gradients
+from alloykit.training.weights import changing, copies, has_nan, put_back
 
 
-def fit(
+def train(
     model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
+    data: Rows,
+    loss: Loss,
+    training: Training = Training(),  # noqa: B008
     *,
-    task: Task = "classification",
-    epochs: int = 10,
-    batch_size: int = 64,
-    learning_rate: float = 2e-3,
-    seed: int = 0,
+    validation: Validation | None = None,
     after_step: Callable[[], None] | None = None,
-    after_epoch: Callable[[int, float], None] | None = None,
-) -> list[float]:
-    """Train ``model`` in place with AdamW under a cosine schedule.
+    after_epoch: Callable[[Epoch], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    snapshot: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    every: float = 60.0,
+    accelerator: Any = None,
+) -> History:
+    """Train ``model`` in place with AdamW; it ends in eval mode with the best weights.
 
     Args:
-        model: The module to train; left in eval mode.
-        inputs: ``[example, *input]``, at least one.
-        targets: ``[example]`` classes or ``[example, *output]`` values.
-        task: Chooses the loss.
-        epochs: Passes over the data, at least 1.
-        batch_size: Examples per step. A last batch of one example joins the batch before it,
-            because BatchNorm takes no batch of one.
-        learning_rate: Peak step size, positive.
-        seed: Of the order of the examples (initialisation and dropout draw from torch's own).
-        after_step: Called after each optimizer step, for example ``ema.update``.
-        after_epoch: Called with the epoch's number (from 1) and its mean loss.
-
-    Returns:
-        The mean training loss of each epoch.
+        model: Parameters without requires_grad stay as they are. Modules that must not leave eval
+            mode override ``train``. With several processes BatchNorm sees each one's share alone,
+            as DistributedDataParallel has it (torch offers SyncBatchNorm).
+        data: Where it is; each batch goes to the model's device and dtype.
+        loss: ``(model, part) -> []``, the mean loss of a batch.
+        training: How. Order, dropout and augmentation depend on its seed; torch's random state is
+            the caller's again afterwards.
+        validation: Chooses the epoch whose weights are kept; None keeps the last one's.
+        after_step: Called after each step ("ema.update"). What it gathers is in no snapshot.
+        after_epoch: Called after each epoch.
+        progress: Called after each step with a text, the steps done and the steps in all.
+        snapshot: Folder that the run is written to, and gone on from: to the same weights, bit
+            for bit, as without an interruption. A finished run is returned at once.
+        identity: JSON values that say what is trained on what; a snapshot of another is refused.
+        every: Seconds between snapshots, at least 0 (after each step); one follows each epoch.
+        accelerator: An ``accelerate.Accelerator``: its devices, processes and mixed precision.
 
     Raises:
-        InvalidParameter: A number outside its range.
-        DataError: No examples, other lengths of inputs and targets, or a loss that became NaN or
-            infinite; the text says at which step.
+        DataError: The loss became NaN or infinite; the model holds the best weights so far.
+        OutputExists: The snapshot is of other settings, data or model; all differences are listed.
+        CheckpointError: The snapshot is damaged, or cannot be written.
+        InvalidParameter: Nothing to train, or settings that contradict each other.
     """
-    if epochs < 1 or batch_size < 1 or not learning_rate > 0:
-        raise InvalidParameter(
-            "fit takes at least one epoch, one example a batch and a positive learning rate. "
-            f"Got epochs={epochs}, batch_size={batch_size}, learning_rate={learning_rate}."
-        )
-    if len(inputs) == 0 or len(inputs) != len(targets):
-        raise DataError(
-            "Training takes one target per example, and at least one example. "
-            f"Got {len(inputs)} inputs and {len(targets)} targets."
-        )
-    order = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    steps = epochs * len(_batches(torch.arange(len(inputs)), batch_size))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    history: list[float] = []
-    for epoch in range(1, epochs + 1):
-        model.train()
-        total = 0.0
-        shuffled = torch.randperm(len(inputs), generator=order)
-        for step, batch in enumerate(_batches(shuffled, batch_size), start=1):
-            loss = task_loss(model(inputs[batch]), targets[batch], task)
-            if not bool(torch.isfinite(loss)):
-                raise DataError(
-                    f"The loss became {float(loss.detach())} in epoch {epoch} of {epochs}, "
-                    f"step {step}. Lower learning_rate ({learning_rate:g}), or look at the data."
-                )
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach()) * len(batch)
-            if after_step is not None:
-                after_step()
-        history.append(total / len(inputs))
-        if after_epoch is not None:
-            after_epoch(epoch, history[-1])
-    model.eval()
-    return history
-
-
-def _batches(order: Tensor, size: int) -> list[Tensor]:
-    batches = list(torch.split(order, size))
-    if size > 1 and len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
+    check_patience(training, validation is not None)
+    machine = hardware(model, training, accelerator)
+    weights = changing(model)
+    run = Run(training, begun(validation), copies(weights))
+    settings = {"training": training.to_json(), "examples": len(data), "metric": run.history.metric}
+    disk = Snapshots(snapshot, every, {"identity": identity or {}, **settings}, model, machine)
+    with closing(machine), borrowed_generators(devices_of(model)) as seed:
+        run = disk.resume(run)
+        while not run.finished:
+            epoch, began = len(run.history.epochs) + 1, time.monotonic() - run.seconds
+            order = epoch_order(training.seed, epoch, len(data))
+            steps = steps_of(order, training.batch_size, training.accumulate)
+            total = training.epochs * len(steps)
+            machine.model.train()
+            for number in range(run.step - (epoch - 1) * len(steps), len(steps)):
+                seed(derived_seed(training.seed, "step", run.step, machine.process))
+                mean, scored = add_gradients(machine, model, data, steps[number], loss)
+                if not math.isfinite(mean):
+                    raise run.diverged(weights, f"The loss became {mean}", number + 1)
+                rate = training.learning_rate * factor(training, run.step, total)
+                machine.step(rate, training.clip_norm)
+                run.count(mean, scored)
+                if after_step is not None:
+                    after_step()
+                if progress is not None:
+                    progress(told(epoch, training.epochs, run.mean, run.history), run.step, total)
+                if disk.due() and number + 1 < len(steps):
+                    disk.write(run, seconds=time.monotonic() - began)
+            if has_nan(weights):
+                raise run.diverged(weights, "Parameters became nan", len(steps))
+            model.eval()
+            with torch.no_grad():
+                score = machine.agreed(float(validation.measure(model))) if validation else None
+            done = Epoch(epoch, run.mean, score, rate, time.monotonic() - began)
+            run.finish(done, weights)
+            disk.write(run)
+            if after_epoch is not None:
+                after_epoch(done)
+        put_back(weights, run.kept)
+    return run.history

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alloykit.data.batches import forward
 from alloykit.data.splits import IGNORED
+from alloykit.errors import DataError
+from alloykit.training.rows import Part
 from alloykit.types import Task
 
 
@@ -17,18 +23,43 @@ def task_loss(outputs: Tensor, targets: Tensor, task: Task) -> Tensor:
         outputs: Logits ``[example, class]`` or ``[example, position, class]``; the one logit of
             a binary classifier, ``[example]`` or ``[example, 1]``; values ``[example, *output]``
             for regression.
-        targets: Class indices (tokens: -100 is ignored) or values.
+        targets: Class indices (-100 is ignored) or values.
         task: Which of the two.
 
     Shapes:
-        -> [], in float32.
+        -> [], in float32 (float64 where the outputs are); 0 where all targets are ignored
     """
+    wide = outputs if outputs.dtype == torch.float64 else outputs.float()
     if task == "regression":
-        return F.mse_loss(outputs.float(), targets.float().reshape(outputs.shape))
-    if task == "classification" and (outputs.dim() == 1 or outputs.shape[1:] == (1,)):
-        single = outputs.reshape(-1, 1)
-        outputs = torch.cat([torch.zeros_like(single), single], dim=1)
-    classes = outputs.shape[-1]
-    return F.cross_entropy(
-        outputs.float().reshape(-1, classes), targets.reshape(-1), ignore_index=IGNORED
-    )
+        return F.mse_loss(wide, targets.to(wide.dtype).reshape(wide.shape))
+    if task == "classification" and (wide.dim() == 1 or wide.shape[1:] == (1,)):
+        single = wide.reshape(-1, 1)
+        wide = torch.cat([torch.zeros_like(single), single], dim=1)
+    rows, wanted = wide.reshape(-1, wide.shape[-1]), targets.reshape(-1)
+    loss = F.cross_entropy(rows, wanted, ignore_index=IGNORED, reduction="sum")
+    return loss / (wanted != IGNORED).sum().clamp(min=1)
+
+
+def loss_of(task: Task) -> Callable[[nn.Module, Part], Tensor]:
+    """The loss of a task on a batch, for ``train``."""
+
+    def loss(model: nn.Module, part: Part) -> Tensor:
+        if part.targets is None:
+            raise DataError(
+                f"The loss of {task} compares with targets, and the training data has none. "
+                "Give labelled examples, or a loss that does without."
+            )
+        return task_loss(logits_in(forward(model, part.inputs)), part.targets, task)
+
+    return loss
+
+
+def logits_in(given: Any) -> Tensor:
+    """A tensor, or the ``logits`` of what transformers' models return."""
+    logits = given.get("logits") if isinstance(given, Mapping) else getattr(given, "logits", given)
+    if not isinstance(logits, Tensor):
+        raise DataError(
+            f"The model gives a {type(given).__name__}, which has no logits. Wrap it in a module "
+            "that returns one tensor, or an object with .logits."
+        )
+    return logits

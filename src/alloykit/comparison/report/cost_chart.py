@@ -20,6 +20,9 @@ FAMILY_STYLE = {
     "predictions": (SERIES[0], "s"),
     "weights": (SERIES[1], "^"),
     "soup": (SERIES[2], "D"),
+    "fusion": (SERIES[3], "P"),
+    "student": (SERIES[4], "v"),
+    "retrained": (SERIES[5], "X"),
 }
 LABEL_SIZE = 12.0
 RING_GAP = 14.0

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from alloykit.checkpoints.writing import atomic_write
 from alloykit.comparison.leaderboard import FAMILIES, left_out
-from alloykit.comparison.report import panels, wording
+from alloykit.comparison.report import panels, trained_panels, wording
 from alloykit.comparison.report.data import Agreement, Barrier, ReportData, check
 from alloykit.comparison.report.headline import figures, headline
 from alloykit.comparison.report.table import Leaderboard, leaderboard
@@ -25,6 +25,9 @@ FAMILY_NAMES = {
     "predictions": "Combined predictions",
     "weights": "Merged weights",
     "soup": "Soups",
+    "fusion": "Fusion heads",
+    "student": "Students",
+    "retrained": "Retrained",
 }
 
 
@@ -89,6 +92,8 @@ def _context(data: ReportData) -> dict[str, Any]:
         "barriers": panels.barrier_panels(data),
         "wrong": any(b.errors is not None for b in data.barriers),
         "reestimated": any(b.losses_reestimated is not None for b in data.barriers),
+        "learning": trained_panels.learning_panels(data),
+        "reliance": trained_panels.reliance(data),
         "heat": panels.heat_map(data),
         "heat_words": panels.agreement_words(data),
         "member_titles": titles,
@@ -129,6 +134,8 @@ def _links(data: ReportData, context: dict[str, Any]) -> list[tuple[str, str]]:
         ("leaderboard", "Leaderboard", context["table"].lines),
         ("cost", "Cost", context["cost"]),
         ("calibration", "Calibration", context["calibration"]),
+        ("reliance", "Whom it believes", context["reliance"]),
+        ("learning", "Training", context["learning"]),
         ("barriers", "Barriers", context["barriers"]),
         ("agreement", "Agreement", context["heat"]),
         ("members", "Members", context["member_lines"]),

@@ -8,7 +8,7 @@ from torch import nn
 
 from alloykit.errors import DataError, InvalidParameter
 from alloykit.training.averages import StochasticWeightAverage
-from alloykit.training.loop import fit
+from alloykit.training.fitting import fit
 
 
 def data(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from alloykit.checkpoints.exporting import load_exported, save_exported
 from alloykit.ensembling.average import average
-from alloykit.ensembling.exporting import load_exported, save_ensemble
 from alloykit.ensembling.module import Ensemble
 from alloykit.ensembling.per_class import per_class
 from alloykit.ensembling.rule import candidate_rules, shown
@@ -66,7 +66,7 @@ def test_an_exported_ensemble_runs_where_neither_alloykit_nor_the_members_source
     rule = per_class()
     stack = torch.stack([m.eval()(IMAGES).detach().log_softmax(-1) for m in members.values()])
     ensemble = Ensemble(members, rule, rule.fit(stack, TARGETS))
-    save_ensemble(ensemble, tmp_path / "both.pt2", IMAGES)
+    save_exported(ensemble, tmp_path / "both.pt2", IMAGES)
     expected = ensemble(IMAGES)
     assert_close(load_exported(tmp_path / "both.pt2")(IMAGES), expected, rtol=0, atol=1e-6)
 
@@ -95,7 +95,7 @@ def test_every_rule_can_be_exported(rule, tmp_path):
     stack = torch.stack([member(inputs).detach().log_softmax(-1) for member in members])
     state = rule.fit(stack, TARGETS) if rule.fit else {}
     ensemble = Ensemble(members, rule, state)
-    save_ensemble(ensemble, tmp_path / "all.pt2", inputs[:1])
+    save_exported(ensemble, tmp_path / "all.pt2", inputs[:1])
     loaded = load_exported(tmp_path / "all.pt2")
     assert_close(loaded(inputs), ensemble(inputs), rtol=0, atol=1e-6)
 
@@ -105,8 +105,8 @@ def test_members_of_weight_zero_the_examples_and_the_source_are_not_in_the_file(
     inputs = torch.full((4, 300), 0.123456789)
     whole = Ensemble(members, average())
     part = Ensemble(members, weighted(weights=[1, 0, 0]))
-    save_ensemble(whole, tmp_path / "whole.pt2", inputs)
-    save_ensemble(part, tmp_path / "part.pt2", inputs)
+    save_exported(whole, tmp_path / "whole.pt2", inputs)
+    save_exported(part, tmp_path / "part.pt2", inputs)
     saved = 2 * 300 * 3 * 4
     sizes = [(tmp_path / name).stat().st_size for name in ("whole.pt2", "part.pt2")]
     assert sizes[0] - sizes[1] > saved
@@ -133,14 +133,14 @@ def test_tuples_keywords_and_regression_can_be_exported(tmp_path):
 
     first, second = torch.randn(5, 4), torch.randn(5, 4)
     ensemble = Ensemble([Pair(0), Pair(1)], average())
-    save_ensemble(ensemble, tmp_path / "tuple.pt2", (first, second))
-    save_ensemble(ensemble, tmp_path / "dict.pt2", {"first": first, "second": second})
+    save_exported(ensemble, tmp_path / "tuple.pt2", (first, second))
+    save_exported(ensemble, tmp_path / "dict.pt2", {"first": first, "second": second})
     expected = ensemble(first[:3], second[:3])
     assert_close(load_exported(tmp_path / "tuple.pt2")(first[:3], second[:3]), expected)
     by_name = load_exported(tmp_path / "dict.pt2")(first=first[:3], second=second[:3])
     assert_close(by_name, expected)
     values = Ensemble([flat(0), flat(1)], average("values"), task="regression", batched=True)
-    save_ensemble(values, tmp_path / "values.pt2", first)
+    save_exported(values, tmp_path / "values.pt2", first)
     assert_close(load_exported(tmp_path / "values.pt2")(first[:2]), values(first[:2]))
 
 
@@ -149,9 +149,9 @@ def test_an_existing_file_is_kept_unless_asked(tmp_path):
     target.write_text("precious")
     ensemble = Ensemble([flat(0)], average())
     with pytest.raises(OutputExists):
-        save_ensemble(ensemble, target, torch.randn(2, 4))
+        save_exported(ensemble, target, torch.randn(2, 4))
     assert target.read_text() == "precious"
-    save_ensemble(ensemble, target, torch.randn(2, 4), overwrite=True)
+    save_exported(ensemble, target, torch.randn(2, 4), overwrite=True)
     assert load_exported(target)(torch.zeros(1, 4)).shape == (1, 3)
     assert [path.name for path in tmp_path.iterdir()] == ["one.pt2"]
 
@@ -174,7 +174,7 @@ def test_a_member_that_cannot_be_exported_is_named(culprit, tmp_path):
     if culprit is FixedBatch:
         ensemble = Ensemble({"fine": flat(0), "odd": culprit()}, average())
     with pytest.raises(CheckpointError) as caught:
-        save_ensemble(ensemble, tmp_path / "odd.pt2", inputs)
+        save_exported(ensemble, tmp_path / "odd.pt2", inputs)
     assert "\n  odd: " in str(caught.value)
     assert "fine: " not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -187,7 +187,7 @@ def test_what_cannot_be_read_or_has_no_examples_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="cannot be read as an exported program"):
         load_exported(tmp_path / "text.pt2")
     with pytest.raises(DataError, match="holds no examples"):
-        save_ensemble(Ensemble([flat(0)], average()), tmp_path / "x.pt2", torch.zeros(0, 4))
+        save_exported(Ensemble([flat(0)], average()), tmp_path / "x.pt2", torch.zeros(0, 4))
 
 
 def test_programs_with_pickles_are_refused_unless_trusted(tmp_path: Path) -> None:

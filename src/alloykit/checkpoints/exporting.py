@@ -1,7 +1,8 @@
-"""An ensemble in one file that runs without alloykit and without the members' source code."""
+"""A combined model in one file that runs without alloykit and without the members' source."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import warnings
@@ -9,23 +10,36 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from alloykit.checkpoints.writing import atomic_write
-from alloykit.ensembling.module import Ensemble
 from alloykit.errors import CheckpointError, DataError, UnsafeCheckpoint, listing
 
 DESCRIPTION = "alloykit.json"
-"""The name, inside the file, of what the ensemble is made of."""
+"""The name, inside the file, of what the model is made of."""
 
 
-def save_ensemble(
-    ensemble: Ensemble, path: str | Path, example_inputs: Any, *, overwrite: bool = False
+@runtime_checkable
+class Combined(Protocol):
+    """A module that holds members: an ensemble, or a fusion."""
+
+    names: tuple[str, ...]
+    members: nn.ModuleList
+
+    def without_unused(self) -> nn.Module:
+        """The same module without what it never runs, fit to be exported."""
+
+    def description(self) -> Mapping[str, Any]:
+        """What it is made of, as JSON values."""
+
+
+def save_exported(
+    model: nn.Module, path: str | Path, example_inputs: Any, *, overwrite: bool = False
 ) -> None:
-    """Write an ensemble as one program, members included, with ``torch.export``.
+    """Write a model as one program with ``torch.export``: an ensemble or fusion with its members.
 
     The file holds the parameters and the steps of the computation; whoever loads it, with
     ``load_exported`` or with ``torch.export.load(path).module()``, needs torch alone. Members of
@@ -33,7 +47,7 @@ def save_ensemble(
     size later; every other dimension is fixed to that of ``example_inputs``.
 
     Args:
-        ensemble: It is not changed; what it returns now is what the file will return.
+        model: It is not changed; what it returns now, in eval mode, is what the file will return.
         path: By custom ending in ``.pt2``.
         example_inputs: One batch as the members take it: a tensor, a tuple of them, or a dict of
             keyword arguments.
@@ -41,7 +55,7 @@ def save_ensemble(
 
     Raises:
         OutputExists: There is such a file and ``overwrite`` is False.
-        CheckpointError: A member cannot be exported; the text names it.
+        CheckpointError: The model, or a member of it, cannot be exported; the text names it.
         DataError: ``example_inputs`` holds no examples.
 
     References:
@@ -49,26 +63,30 @@ def save_ensemble(
         member that reshapes to a fixed batch size cannot be exported.
     """
     args, kwargs = _call(example_inputs)
-    model = ensemble.without_unused()
-    model.batched = False
+    description = dict(model.description()) if isinstance(model, Combined) else {}
+    # Not the caller's own: it may be in training mode, and is to stay there.
+    model = model.without_unused() if isinstance(model, Combined) else copy.deepcopy(model)
     model.train(False)
-    model(*args, **kwargs)
+    with torch.no_grad():
+        model(*args, **kwargs)
     with atomic_write(path, overwrite=overwrite) as file, _quiet():
         program = _exported(model, args, kwargs)
         if isinstance(program, Exception):
             raise _explained(model, args, kwargs, program) from program
         _forget_origin(program)
-        torch.export.save(program, file, extra_files={DESCRIPTION: _description(model)})
+        torch.export.save(
+            program, file, extra_files={DESCRIPTION: json.dumps(description, sort_keys=True)}
+        )
 
 
 def load_exported(path: str | Path, *, trust_pickle: bool = False) -> nn.Module:
     """The module in a ``torch.export`` file, ready to be called as what was exported.
 
-    What ``save_ensemble`` writes holds no pickles, and files with pickles are refused. The graph is
+    What ``save_exported`` writes holds no pickles, and files with pickles are refused. The graph is
     read by torch all the same: load programs only from people that you would run a program of.
 
     Args:
-        path: A file that ``save_ensemble`` or ``torch.export.save`` wrote, with this or an
+        path: A file that ``save_exported`` or ``torch.export.save`` wrote, with this or an
             earlier version of torch.
         trust_pickle: Load files that hold pickles; torch then *runs* what they say.
 
@@ -180,22 +198,20 @@ class _Named(nn.Module):
 
 
 def _explained(
-    ensemble: Ensemble, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception
 ) -> CheckpointError:
-    tried = (
-        (name, _exported(member, args, kwargs))
-        for name, member in zip(ensemble.names, ensemble.members, strict=True)
-    )
+    members = zip(model.names, model.members, strict=True) if isinstance(model, Combined) else ()
+    tried = ((name, _exported(member, args, kwargs)) for name, member in members)
     lines = [
         f"{name}: {_first_line(problem)}"
         for name, problem in tried
         if isinstance(problem, Exception)
     ]
     return CheckpointError(
-        f"The ensemble cannot be exported with a batch of any size.\n"
+        "The model cannot be exported with a batch of any size.\n"
         f"{listing(lines or [_first_line(error)])}\n"
         "torch.export needs a forward without branches on the data and without a fixed batch "
-        "size. Keep the ensemble as Python code instead, with its state_dict()."
+        "size. Keep the model as Python code instead, with its state_dict()."
     )
 
 
@@ -211,18 +227,6 @@ def _forget_origin(program: torch.export.ExportedProgram) -> None:
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
                 node.meta.pop("stack_trace", None)
-
-
-def _description(ensemble: Ensemble) -> str:
-    content = {
-        "rule": ensemble.rule.name,
-        "parameters": dict(ensemble.rule.parameters),
-        "members": list(ensemble.names),
-        "weights": ensemble.weights,
-        "task": ensemble.task,
-        "kinds": ensemble.kinds,
-    }
-    return json.dumps(content, sort_keys=True)
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Knowledge into a student: losses, teachers, stored teacher outputs."""

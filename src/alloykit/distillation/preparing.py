@@ -1,0 +1,253 @@
+"""What a distillation needs before it starts, checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alloykit.data.batches import Inputs, as_inputs, forward, length, placed
+from alloykit.data.examples import Examples, as_examples, from_arrays
+from alloykit.data.splits import OnOverlap, check_splits
+from alloykit.distillation.features import Learner, LayerOutput
+from alloykit.distillation.mapping import ClassMap, check_classes, mapped_teachers
+from alloykit.distillation.objective import DistillationLoss
+from alloykit.distillation.outputs import Form
+from alloykit.distillation.store import Keep, StoredOutputs, given_outputs, stored_outputs
+from alloykit.distillation.student import Knowledge
+from alloykit.distillation.teacher import Members, Teacher, Weights, classes_in, named_teachers
+from alloykit.ensembling.outputs import output_tensor
+from alloykit.errors import DataError, InvalidParameter, MissingInput
+from alloykit.evaluation.predicting import detect_kind, evaluating
+from alloykit.training.rows import Columns
+from alloykit.types import Task
+
+FEWEST = 2
+"""Examples that a student can learn from: BatchNorm takes no batch of one."""
+
+
+@dataclass(frozen=True)
+class StudentShape:
+    """What a student returns: how many classes (0 for regression), and in which form."""
+
+    classes: int
+    form: Form
+
+
+def training_examples(train: Any, task: Task) -> tuple[Examples, bool]:
+    """The split that a student learns on, and whether it has labels.
+
+    Args:
+        train: As every verb takes it; or inputs alone: a tensor, an array, a mapping of tensors,
+            or (inputs, None).
+        task: What its labels are for.
+
+    Example:
+        >>> split, labelled = training_examples(torch.zeros(3, 2), "classification")
+        >>> len(split), labelled
+        (3, False)
+    """
+    if isinstance(train, tuple) and len(train) == 2 and train[1] is None:
+        train = train[0]
+    elif not isinstance(train, Tensor | np.ndarray | Mapping):
+        return as_examples(train, "train"), True
+    inputs = as_inputs(train, "inputs of train")
+    # Examples have targets; these stand for none and are never read.
+    return from_arrays(inputs, torch.zeros(length(inputs), dtype=torch.long), "train"), False
+
+
+def check_options(
+    loss: DistillationLoss,
+    teachers: Any,
+    *,
+    layers: tuple[str, str] | None,
+    weights: Weights,
+    stored: Any,
+    augment: Any,
+) -> None:
+    """Refuse options that exclude each other.
+
+    Raises:
+        InvalidParameter: They do.
+        MissingInput: A loss of features without layers.
+    """
+    fixed = isinstance(teachers, Tensor | StoredOutputs)
+    if fixed and (augment is not None or weights is not None or loss.on_features):
+        what = "augment" if augment is not None else "weights" if weights is not None else "layers"
+        raise InvalidParameter(
+            f"'{what}' needs the teachers themselves, and their outputs were given. Give modules."
+        )
+    if augment is not None and stored is not None:
+        raise InvalidParameter(
+            "'stored' and 'augment' exclude each other: augmented inputs change in every step, so "
+            "the teacher has to see them then. Leave out one of the two."
+        )
+    names = ", ".join(term.loss.name for term in loss.on_features)
+    if names and layers is None:
+        raise MissingInput(
+            f"The loss {names} compares features: pass layers=(student's layer, teacher's layer)."
+        )
+    if layers is not None and not names:
+        raise InvalidParameter(
+            "'layers' is for losses of features. Add one: loss={'kl': 1, 'hint': 1}."
+        )
+
+
+def student_shape(student: nn.Module, inputs: Inputs, task: Task) -> StudentShape:
+    """What a student returns for a batch; a single output per example counts as a logit.
+
+    Example:
+        >>> student_shape(nn.Linear(2, 1), torch.zeros(4, 2), "classification")
+        StudentShape(classes=2, form='logits')
+    """
+    with evaluating(student):
+        outputs = output_tensor(forward(student, placed(inputs, student)))
+    if task == "regression":
+        return StudentShape(0, "logits")
+    single = outputs.dim() == 1 or outputs.shape[1:] == (1,)
+    kind = "logits" if single else detect_kind(outputs, task)
+    form: Form = "probabilities" if kind == "probabilities" else "logits"
+    return StudentShape(classes_in(outputs), form)
+
+
+def checked_splits(
+    train: Examples,
+    validation: Examples | None,
+    *,
+    labelled: bool,
+    task: Task,
+    classes: int,
+    on_overlap: OnOverlap,
+) -> Examples:
+    """The training examples, once both splits are fit to be used.
+
+    Raises:
+        DataError: Too few examples, or labels that cannot be used.
+        DataLeak: Both share examples, and ``on_overlap`` is "error".
+    """
+    if len(train) < FEWEST:
+        raise DataError(
+            f"The train split has {len(train)} examples, and a student needs at least {FEWEST}."
+        )
+    known = classes or None
+    if labelled:
+        splits = [train] if validation is None else [train, validation]
+        return check_splits(splits, task=task, classes=known, on_overlap=on_overlap)[0]
+    if validation is None:
+        return train
+    check_splits([validation], task=task, classes=known)
+    # Only inputs decide about overlap; as values, labels that stand for none pass.
+    return check_splits([train, validation], task="regression", on_overlap=on_overlap)[0]
+
+
+def prepared_teacher(
+    teachers: Members | Tensor | StoredOutputs,
+    examples: Examples,
+    *,
+    classes: int,
+    task: Task,
+    weights: Weights = None,
+    mapping: ClassMap | Mapping[str, ClassMap] | None = None,
+    validation: Examples | None = None,
+) -> Teacher | StoredOutputs:
+    """The teacher, checked against the student's classes and the data.
+
+    Args:
+        teachers: Modules, or outputs.
+        examples: What the student learns on.
+        classes: Of the student; 0 for regression.
+        task: What they are for.
+        weights: How several count.
+        mapping: Where classes differ.
+        validation: For weights by a metric.
+
+    Raises:
+        DataError: Other classes than the student's, or outputs of other data.
+    """
+    if isinstance(teachers, Tensor | StoredOutputs):
+        given = given_outputs(teachers, task) if isinstance(teachers, Tensor) else teachers
+        given.check_fits(examples)
+        found = 0 if given.classes is not None else classes_in(given.outputs)
+        if classes and found not in (0, classes):
+            raise DataError(
+                f"The student has {classes} classes, and the stored outputs have {found}. Store "
+                "them from a teacher with a class map (mapping=)."
+            )
+        return given
+    members = named_teachers(teachers)
+    if classes:
+        members = mapped_teachers(members, mapping, classes)
+        check_classes(members, examples.inputs_sample(), classes)
+    return Teacher(members, task=task, weights=weights, validation=validation)
+
+
+def prepared_features(
+    learner: Learner,
+    teachers: Any,
+    layer: str,
+    inputs: Inputs,
+    loss: DistillationLoss,
+    seed: int,
+) -> LayerOutput:
+    """The teacher's features, and the student's map to their width where one is needed.
+
+    Raises:
+        InvalidParameter: Several teachers, or a layer that does not exist.
+    """
+    members = list(named_teachers(teachers).values())
+    if len(members) != 1:
+        raise InvalidParameter(
+            f"Losses of features take one teacher; {len(members)} were given. Combine them into "
+            "one ensemble, and name a layer inside it ('members.0.fc')."
+        )
+    features = LayerOutput(members[0], layer)
+    with evaluating(learner):
+        forward(learner, placed(inputs, learner))
+    theirs, own = features(inputs), learner.features
+    same_width = any(not term.loss.any_width for term in loss.on_features)
+    if same_width and own is not None and own.shape != theirs.shape:
+        learner.map_to(theirs.shape[1], seed)
+    return features
+
+
+def columns_of(
+    teacher: Teacher | StoredOutputs,
+    features: LayerOutput | None,
+    examples: Examples,
+    *,
+    labels: bool,
+    outputs: bool,
+    folder: Path | None,
+    keep: Keep,
+    progress: Callable[[str, int, int], None] | None,
+) -> dict[str, Columns]:
+    """What teachers say on all examples, computed once: the columns that the run reads."""
+    found: dict[str, Columns] = {}
+    if isinstance(teacher, StoredOutputs):
+        found |= teacher.columns()
+    elif outputs:
+        found |= stored_outputs(
+            teacher, examples, folder=folder, keep=keep, labels=labels, progress=progress
+        ).columns()
+    if features is not None:
+        place = None if folder is None else folder / "features"
+        stored = stored_outputs(
+            features, examples, folder=place, labels=False, progress=progress
+        )
+        found["features"] = stored
+    return found
+
+
+def asked_online(
+    teacher: Teacher | StoredOutputs, features: LayerOutput | None, device: torch.device
+) -> Knowledge:
+    """Teachers that answer in every step, on the student's device."""
+    if isinstance(teacher, StoredOutputs):
+        raise InvalidParameter("Stored outputs cannot answer for augmented inputs.")
+    moved = None if features is None else features.to(device)
+    return Knowledge(teacher.to(device), moved)

@@ -1,0 +1,152 @@
+"""Stored teacher outputs in a folder: raw memory-mapped files, and what they are of."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alloykit.checkpoints.writing import atomic_write, reserve, sync_folder
+from alloykit.errors import CheckpointError, OutputExists, listing
+
+META = "teacher.json"
+FORMAT = 1
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "int32": torch.int32}
+
+Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+class StoredFolder:
+    """The folder of one store: written in pieces, each safe on disk before it counts.
+
+    Args:
+        path: The folder; made where it does not exist.
+        identity: What is stored, as JSON values: another identity is refused.
+        total: Examples in all.
+
+    Example:
+        >>> import tempfile
+        >>> place = StoredFolder(Path(tempfile.mkdtemp()) / "new", {"data": "a"}, 2)
+        >>> tensors = place.created({"outputs": ((2, 1), torch.float32)})
+        >>> tensors["outputs"][:1] = 7
+        >>> place.save(1)
+        >>> place.opened()[0]
+        1
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any], total: int) -> None:
+        self.path = path
+        self.identity = dict(identity)
+        self.total = total
+        self._arrays: dict[str, np.memmap[Any, Any]] = {}
+
+    def opened(self) -> tuple[int, dict[str, Tensor]]:
+        """Examples that are safe on disk, and the tensors; (0, {}) where there is nothing yet.
+
+        Raises:
+            OutputExists: The folder holds something else; all differences are listed.
+            CheckpointError: Its files are damaged.
+        """
+        meta = self._meta()
+        if meta is None:
+            return 0, {}
+        wrong = differences(meta["identity"], self.identity)
+        if meta["total"] != self.total:
+            wrong.append(f"examples: {meta['total']} there, {self.total} now")
+        if wrong:
+            raise OutputExists(
+                f"{self.path} holds a teacher's outputs that are not these:\n{listing(wrong)}\n"
+                "Give another folder, or remove this one."
+            )
+        shapes = {n: (tuple(s), DTYPES[d]) for n, (s, d) in meta["tensors"].items()}
+        # A finished store may lie in a read-only place, and nobody's change may reach it.
+        mode: Literal["r+", "c"] = "c" if meta["rows"] == self.total else "r+"
+        return int(meta["rows"]), self._mapped(shapes, mode)
+
+    def created(self, shapes: Shapes) -> dict[str, Tensor]:
+        """New files with room for everything, so that a full disk is known before any work."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name, (shape, dtype) in shapes.items():
+                with self._file(name).open("wb") as file:
+                    reserve(file.fileno(), math.prod(shape) * dtype.itemsize)
+            sync_folder(self.path)
+        except OSError as error:
+            raise CheckpointError(
+                f"The teacher's outputs cannot be stored in {self.path}: {error.strerror or error}."
+            ) from error
+        return self._mapped(shapes)
+
+    def save(self, rows: int) -> None:
+        """Make the first ``rows`` examples a point to resume from."""
+        for array in self._arrays.values():
+            array.flush()
+        tensors = {
+            name: [list(array.shape), str(array.dtype)] for name, array in self._arrays.items()
+        }
+        meta = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "total": self.total,
+            "rows": rows,
+            "tensors": tensors,
+        }
+        with atomic_write(self.path / META, overwrite=True) as file:
+            file.write(json.dumps(meta, indent=1).encode())
+
+    def _file(self, name: str) -> Path:
+        return self.path / f"teacher_{name}.bin"
+
+    def _mapped(self, shapes: Shapes, mode: Literal["r+", "c"] = "r+") -> dict[str, Tensor]:
+        for name, (shape, dtype) in shapes.items():
+            path, size = self._file(name), math.prod(shape) * dtype.itemsize
+            if not path.is_file() or path.stat().st_size != size:
+                raise CheckpointError(
+                    f"{path} is missing or has not the {size} bytes that it should have. "
+                    f"Remove the folder {self.path}, and compute the outputs again."
+                )
+            kind = np.dtype(str(dtype).removeprefix("torch."))
+            self._arrays[name] = np.memmap(path, mode=mode, dtype=kind, shape=shape)
+        return {name: torch.from_numpy(array) for name, array in self._arrays.items()}
+
+    def _meta(self) -> dict[str, Any] | None:
+        path = self.path / META
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if found["format"] != FORMAT or not 0 <= found["rows"] <= found["total"]:
+                raise ValueError("another format")
+            return found
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read: {error}. Remove the folder, and compute the outputs again."
+            ) from error
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two nested mappings of JSON values, one line each.
+
+    Example:
+        >>> differences({"keep": "full", "data": "a"}, {"keep": 5, "data": "a"})
+        ['keep: full there, 5 now']
+    """
+    lines: list[str] = []
+    for key in dict.fromkeys((*there, *now)):
+        one, other = there.get(key), now.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            lines += differences(one, other, f"{prefix}{key} ")
+        elif one != other:
+            lines.append(f"{prefix}{key}: {_brief(one)} there, {_brief(other)} now")
+    return lines
+
+
+def _brief(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
