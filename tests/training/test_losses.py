@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from alloykit.training.losses import task_loss
+from alloykit.errors import DataError
+from alloykit.training.losses import logits_in, loss_of, task_loss
+from alloykit.training.rows import Rows
 
 
 def test_classification_is_cross_entropy():
@@ -40,7 +42,28 @@ def test_regression_is_squared_error_whatever_the_trailing_dimension(outputs, ta
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_the_loss_is_in_float32(task, dtype):
+def test_the_loss_is_in_float32_or_what_is_wider(task, dtype):
     outputs = torch.ones(2, 3, dtype=dtype)
     targets = torch.tensor([0, 2]) if task == "classification" else torch.zeros(2, 3)
-    assert task_loss(outputs, targets, task).dtype == torch.float32
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    assert task_loss(outputs, targets, task).dtype == expected
+
+
+def test_nothing_to_score_is_a_loss_of_zero_with_gradients_of_zero():
+    outputs = torch.ones(1, 2, 3, requires_grad=True)
+    loss = task_loss(outputs, torch.full((1, 2), -100), "tokens")
+    loss.backward()
+    assert loss == 0.0
+    assert outputs.grad.abs().sum() == 0
+
+
+def test_the_loss_of_a_batch():
+    part = Rows(torch.eye(2), torch.tensor([0, 0])).part(torch.tensor([0, 1]))
+    expected = task_loss(torch.eye(2), torch.tensor([0, 0]), "classification")
+    assert loss_of("classification")(torch.nn.Identity(), part) == expected
+    assert logits_in({"logits": torch.ones(1)}) == 1
+    bare = Rows(torch.eye(2)).part(torch.tensor([0]))
+    with pytest.raises(DataError, match="compares with targets, and the training data has none"):
+        loss_of("tokens")(torch.nn.Identity(), bare)
+    with pytest.raises(DataError, match="gives a list, which has no logits"):
+        logits_in([1])

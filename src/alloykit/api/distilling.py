@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from alloykit.data.batches import Inputs
-from alloykit.data.examples import as_examples
 from alloykit.data.splits import OnOverlap
-from alloykit.distillation.features import Learner
 from alloykit.distillation.mapping import ClassMap
 from alloykit.distillation.objective import DistillationLoss
+from alloykit.distillation.preparing import (
+    Prepared,
+    asked_online,
+    check_options,
+    columns_of,
+    prepared,
+)
 from alloykit.distillation.store import Keep, StoredOutputs
 from alloykit.distillation.student import (
     Distilled,
+    Knowledge,
     Progress,
+    answers,
     learn,
     scores,
     validation_loss,
 )
-from alloykit.distillation.teacher import (
-    Members,
-    Weights,
-    digest_of,
-)
+from alloykit.distillation.teacher import Members, Teacher, Weights
 from alloykit.distillation.terms import Losses
 from alloykit.evaluation.predicting import predict
-from alloykit.training.rows import Rows, hold
-from alloykit.training.settings import Training
+from alloykit.training.rows import Columns, Rows, hold
+from alloykit.training.settings import Training, check_patience
 from alloykit.types import Task
 
 
@@ -52,6 +56,7 @@ def distill(
     keep: Keep = "full",
     augment: Callable[[Inputs], Inputs] | None = None,
     snapshot: str | Path | None = None,
+    every: float = 60.0,
     mapping: ClassMap | Mapping[str, ClassMap] | None = None,
     layers: tuple[str, str] | None = None,
     label_smoothing: float = 0.0,
@@ -94,6 +99,7 @@ def distill(
             keep, with the mass of all others.
         augment: Changes the inputs of each batch.
         snapshot: Folder to go on from after an interruption, to the same weights bit for bit.
+        every: Seconds between two snapshots within an epoch; each epoch ends with one anyway.
         mapping: Where a teacher's classes differ: for each of its outputs the number of the
             student's class, or None; one list for all, or one per teacher by name.
         layers: The student's and the teacher's layer that losses of features compare.
@@ -111,8 +117,6 @@ def distill(
         OutputExists: ``stored`` or ``snapshot`` holds something else; nothing is replaced.
 
     Example:
-        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
-        <torch._C.Generator object at ...>
         >>> data = (torch.randn(64, 4), torch.randint(3, (64,)))
         >>> found = distill(nn.Linear(4, 3), [nn.Linear(4, 3), nn.Linear(4, 3)], train=data)
         >>> found.facts["loss"]
@@ -127,46 +131,90 @@ def distill(
         **parameters,
     )
     check_options(
-        objective, teachers, layers=layers, weights=weights, stored=stored, augment=augment
+        objective,
+        teachers,
+        layers=layers,
+        weights=weights,
+        stored=stored,
+        keep=keep,
+        augment=augment,
     )
     settings = training or Training()
-    examples, labelled = training_examples(train, task)
-    if objective.needs_labels and not labelled:
-        raise MissingInput(objective.missing_labels())
-    held_out = None if validation is None else as_examples(validation, "validation")
-    learner = Learner(copy.deepcopy(student), layers[0] if layers else "")
-    shape = student_shape(learner.student, examples.inputs_sample(), task)
-    objective.student_form = shape.form
-    examples = checked_splits(
-        examples,
-        held_out,
-        labelled=labelled,
-        task=task,
-        classes=shape.classes,
-        on_overlap=on_overlap,
-    )
-    teacher = prepared_teacher(
+    check_patience(settings, validation is not None)
+    run = prepared(
+        student,
         teachers,
-        examples,
-        classes=shape.classes,
+        objective,
+        train=train,
+        validation=validation,
         task=task,
         weights=weights,
         mapping=mapping,
-        validation=held_out,
+        layers=layers,
+        on_overlap=on_overlap,
+        seed=settings.seed,
     )
-    features = None
-    if layers is not None:
-        features = prepared_features(
-            learner, teachers, layers[1], examples.inputs_sample(), objective, settings.seed
-        )
-    facts = {"loss": objective.extra_repr(), "examples": len(examples), **_before(learner, teacher, held_out, task)}
-    identity = {
-        "data": examples.digest,
-        "student": digest_of(learner),
-        "teacher": teacher.identity if isinstance(teacher, StoredOutputs) else teacher.identity(),
-        "keep": keep,
-        "loss": objective.extra_repr(),
-        "layers": list(layers or ()),
-        "augment": None if augment is None else getattr(augment, "__qualname__", repr(augment)),
-        "validation": None if held_out is None else held_out.digest,
-    }
+    identity = {**run.identity(), "keep": keep, "augment": _name_of(augment)}
+    facts = {"loss": objective.extra_repr(), "examples": len(run.examples), **_scores_before(run)}
+    began = time.monotonic()
+    columns: dict[str, Columns] = {}
+    if augment is None:
+        folder = stored or (None if snapshot is None else Path(snapshot) / "teacher")
+        with nullcontext() if accelerator is None else accelerator.main_process_first():
+            columns = columns_of(run, folder=folder and Path(folder), keep=keep, progress=progress)
+    middle = time.monotonic()
+    history = learn(
+        run.learner,
+        _rows(run, columns, augment),
+        objective,
+        settings,
+        knowledge=Knowledge() if augment is None else asked_online(run, _device(run, accelerator)),
+        validation=None if run.validation is None else validation_loss(run.validation, task),
+        snapshot=None if snapshot is None else Path(snapshot),
+        identity=identity,
+        every=every,
+        accelerator=accelerator,
+        progress=progress,
+    )
+    facts["seconds"] = {"teacher": middle - began, "training": time.monotonic() - middle}
+    trained = run.learner.close()
+    facts["student"] = _scores(trained, run)
+    return Distilled(trained, history, facts)
+
+
+def _rows(
+    run: Prepared, columns: Mapping[str, Columns], augment: Callable[[Inputs], Inputs] | None
+) -> Rows:
+    """The data of the run; labels that nothing looks at would only weigh its batches."""
+    held = hold(run.examples)
+    wanted = run.labelled and (run.loss.needs_labels or run.task == "tokens" or _asked(run))
+    return Rows(held.inputs, held.targets if wanted else None, columns, augment)
+
+
+def _asked(run: Prepared) -> bool:
+    return isinstance(run.teacher, Teacher) and run.teacher.uses_labels
+
+
+def _scores_before(run: Prepared) -> dict[str, Any]:
+    """The validation scores of the teacher, and of the student as it came."""
+    found: dict[str, Any] = {"before": _scores(run.learner, run), "teacher": None}
+    if run.validation is not None and isinstance(run.teacher, Teacher):
+        said = answers(run.teacher, run.validation)
+        found["teacher"] = scores(said, run.validation, run.task)
+    return found
+
+
+def _scores(model: nn.Module, run: Prepared) -> dict[str, float] | None:
+    if run.validation is None:
+        return None
+    return scores(predict(model, run.validation), run.validation, run.task)
+
+
+def _device(run: Prepared, accelerator: Any) -> torch.device:
+    if accelerator is not None:
+        return torch.device(accelerator.device)
+    return next((p.device for p in run.learner.parameters()), torch.device("cpu"))
+
+
+def _name_of(augment: Any) -> str | None:
+    return None if augment is None else getattr(augment, "__qualname__", type(augment).__name__)

@@ -16,6 +16,8 @@ from alloykit.cli.average import average
 from alloykit.cli.compare import compare
 from alloykit.cli.demo import demo
 from alloykit.cli.diagnose import diagnose
+from alloykit.cli.distill import distill
+from alloykit.cli.fuse import fuse
 from alloykit.cli.inspect import inspect
 from alloykit.cli.interpolate import interpolate
 from alloykit.cli.merge import merge
@@ -52,7 +54,8 @@ def options(
 
 
 COMMANDS = (
-    inspect, merge, verify, stats, average, interpolate, diagnose, compare, methods, demo,
+    inspect, merge, verify, stats, average, interpolate, diagnose, compare, fuse, distill, methods,
+    demo,
 )  # fmt: skip
 
 for command in COMMANDS:

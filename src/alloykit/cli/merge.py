@@ -66,7 +66,10 @@ def merge(
     memory: Annotated[
         str | None, typer.Option(help="What the blocks in flight may take, such as 2GB.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Default: one a core; one for methods whose threads would wait for one another.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Default: one a core, or one, as the method needs."),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")] = "cpu",
     executor: Annotated[
         str, typer.Option(help="local, or ray: a Ray cluster that shares the files.")

@@ -15,6 +15,7 @@ from alloykit.comparison.setting import Setting
 from alloykit.comparison.trial import FOLDS, Trial, folds
 from alloykit.data.splits import IGNORED
 from alloykit.fusion.module import Fusion
+from alloykit.fusion.reliance import reliance
 from alloykit.registry import fusion_heads
 from alloykit.types import FittedHead, FusionHead, HeadData, HeadShape, Predictions, Split
 
@@ -47,7 +48,7 @@ def fusion_trial(candidate: Candidate, setting: Setting) -> Trial:
         fit_seconds=seconds,
         notes=_notes(setting),
         history=_history(fitted),
-        reliance=_reliance(fitted, test, candidate, setting),
+        reliance=_reliance(fitted, test, shape, candidate, setting),
     )
 
 
@@ -159,6 +160,21 @@ def _history(fitted: FittedHead) -> dict[str, Any]:
 
 
 def _reliance(
-    fitted: FittedHead, data: HeadData, candidate: Candidate, setting: Setting
+    fitted: FittedHead, data: HeadData, shape: HeadShape, candidate: Candidate, setting: Setting
 ) -> dict[str, Any]:
-    return {}
+    """Whom the head believes on test, for the report: members down, classes across."""
+    if shape.task != "classification":
+        return {}
+    found = reliance(
+        fitted.module, data, shape, candidate.members, classes=setting.test.class_names
+    )
+    attended = found.class_attention is not None
+    table = found.class_attention or found.loss
+    return {
+        "members": list(found.members),
+        "classes": list(found.classes),
+        "what": "Mean attention of the head, on test examples of each class."
+        if attended
+        else "How much the log loss on test examples of each class would rise without the member.",
+        "matrix": [list(column) for column in zip(*table, strict=True)],
+    }

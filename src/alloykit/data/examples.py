@@ -20,9 +20,9 @@ from alloykit.types import Split
 class Examples:
     """The examples of one split, readable again and again in the same order.
 
-    Reading is lazy: the first need of the length, the targets or the digests reads everything
-    once. Every later reading of a loader is compared with that first one, so that random
-    augmentation or a shuffling sampler is an error instead of a wrong number.
+    Reading is lazy: the first need of the length, the targets (unless they lie in memory) or the
+    digests reads everything once. Every later reading of a loader is compared with that first
+    one, so that random augmentation or a shuffling sampler is an error instead of a wrong number.
 
     Args:
         name: Which split it is.
@@ -31,7 +31,8 @@ class Examples:
         rows: Ascending positions, in the reading, of the examples that belong to the split; None
             means all.
         class_names: Names of the classes where the source has them.
-        arrays: Inputs and targets of the whole reading, where they lie in memory as they are read.
+        arrays: Targets of the whole reading, where they lie in memory; with them its inputs, where
+            they do so as they are read, else None.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Examples:
         checked: bool = True,
         rows: Tensor | None = None,
         class_names: tuple[str, ...] | None = None,
-        arrays: Batch | None = None,
+        arrays: tuple[Inputs | None, Tensor] | None = None,
     ) -> None:
         self.name = name
         self.class_names = class_names
@@ -78,7 +79,10 @@ class Examples:
     @property
     def targets(self) -> Tensor:
         """The targets of all examples, [example, ...]: int64 or floating."""
-        return self._survey[0]
+        if self._arrays is None:
+            return self._survey[0]
+        known = self._arrays[1]
+        return known if self._rows is None else known[self._rows[self._rows < len(known)]]
 
     def digests(self) -> list[bytes]:
         """One digest per example: of the dtype, shape and bytes of its inputs.
@@ -97,7 +101,9 @@ class Examples:
 
     def held(self) -> Batch | None:
         """The caller's own inputs and targets, where they are all of the split; else None."""
-        return self._arrays if self._rows is None else None
+        if self._arrays is None or self._arrays[0] is None or self._rows is not None:
+            return None
+        return self._arrays[0], self._arrays[1]
 
     def inputs_sample(self) -> Inputs:
         """The inputs of the first batch."""
@@ -235,7 +241,7 @@ def from_arrays(
         for part, wanted in batch_of.in_slices(held, known, batch_size):
             yield (part if prepare is None else batch_of.transform(part, prepare)), wanted
 
-    arrays = (held, known) if prepare is None else None
+    arrays = (held if prepare is None else None, known)
     return Examples(name, read, checked=False, class_names=class_names, arrays=arrays)
 
 

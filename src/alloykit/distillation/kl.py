@@ -24,9 +24,8 @@ def kl(temperature: float = 2.0) -> Compare:
     so that alpha means the same at every temperature.
 
     Args:
-        temperature: T > 0; 1 leaves the teacher's probabilities as they are, 2 (the default of
-            our digits study) to 4 soften them. Above about 8 it is nearly the squared error of
-            centred logits.
+        temperature: T > 0; 1 leaves the teacher's probabilities as they are, 2 (a common default)
+            to 4 soften them. Above about 8 it is nearly the squared error of centred logits.
 
     Shapes:
         student, teacher [row, class] -> [row]; the mean over rows is torch's "batchmean"

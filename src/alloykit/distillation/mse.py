@@ -18,7 +18,8 @@ def mse() -> Compare:
     loss = (1/C) Σ ((s_c - mean s) - (t_c - mean t))²
 
     Use it when the student is large enough to copy the teacher. A small student spends itself on
-    the logits of impossible classes: in our study it lost to ``kl`` by 1 to 6 points. For a pooled
+    the logits of impossible classes: in our measurements it lost to ``kl`` by 1 to 6
+    points. For a pooled
     teacher the logits are the logarithms of the pooled probabilities.
 
     Shapes:

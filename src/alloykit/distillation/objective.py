@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from alloykit.data.splits import IGNORED
 from alloykit.distillation.outputs import Form, as_logits, tempered
-from alloykit.distillation.terms import Losses, soft_terms
+from alloykit.distillation.terms import Losses, Term, soft_terms
 from alloykit.distillation.tokens import CHUNK, chunked_sum, scored_rows
 from alloykit.distillation.top_k import coarse
 from alloykit.errors import DataError, InvalidParameter, MissingInput
@@ -31,7 +32,7 @@ class DistillationLoss(nn.Module):
     Args:
         loss: A registered loss, one that is built, or several names with weights above 0:
             ``{"kl": 1, "hint": 10}``. By default "kl", and "values" for regression.
-        temperature: T > 0, for losses that have one; 2 did best in our study.
+        temperature: T > 0, for losses that have one; 2 is a good start.
         alpha: Weight of the hard loss, in [0, 1]; 0 needs no labels, 1 is no distillation.
         task: "classification", "tokens" or "regression".
         label_smoothing: Share of the labels' mass that goes to all classes, in [0, 1).
@@ -131,7 +132,7 @@ class DistillationLoss(nn.Module):
         if self.alpha < 1 and self.on_outputs and teacher is None:
             raise MissingInput(f"The loss {self.on_outputs[0].loss.name} needs teacher=.")
         if self.needs_labels and labels is None:
-            raise MissingInput(self._missing_labels())
+            raise MissingInput(self.missing_labels())
         told = None if teacher is None else logits_of(teacher).detach()
         with torch.autocast(given.device.type, enabled=False):
             if self.task == "regression":
@@ -153,7 +154,8 @@ class DistillationLoss(nn.Module):
         soft = f"({inner})" if len(self.terms) > 1 else inner
         return f"soft {1 - self.alpha:g} x {soft} + hard {self.alpha:g} x {hard}"
 
-    def _missing_labels(self) -> str:
+    def missing_labels(self) -> str:
+        """What to tell somebody who gave no labels where some are needed."""
         if self.alpha > 0:
             return (
                 f"The hard loss (alpha={self.alpha:g}) needs labels. Pass them, or learn from the "
@@ -316,14 +318,29 @@ def _like(given: Tensor, student: Tensor, what: str) -> Tensor:
     return given.detach().to(student).reshape(student.shape)
 
 
-def _check_classes(student: Tensor, teacher: Tensor, classes: Tensor | None, terms: Any) -> None:
+def require_coarse(terms: Sequence[Term], kept: int) -> None:
+    """Refuse losses that do not mean the same on a few of the teacher's classes.
+
+    Args:
+        terms: Losses of outputs.
+        kept: How many of the best classes there are.
+
+    Raises:
+        InvalidParameter: There are such losses.
+    """
+    whole = [term.loss.name for term in terms if not term.loss.coarse]
+    if whole:
+        raise InvalidParameter(
+            f"The loss {' and '.join(whole)} needs all of the teacher's classes, and only {kept} "
+            "of each row were kept. Keep 'full' or 'half', or use kl."
+        )
+
+
+def _check_classes(
+    student: Tensor, teacher: Tensor, classes: Tensor | None, terms: Sequence[Term]
+) -> None:
     if classes is not None:
-        whole = [term.loss.name for term in terms if not term.loss.coarse]
-        if whole:
-            raise InvalidParameter(
-                f"The loss {' and '.join(whole)} needs all of the teacher's classes, and only "
-                f"{classes.shape[-1]} of each row were kept. Keep 'full' or 'half', or use kl."
-            )
+        require_coarse(terms, classes.shape[-1])
     wanted = (*student.shape[:-1], student.shape[-1] if classes is None else classes.shape[-1] + 1)
     if tuple(teacher.shape) != wanted:
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,20 @@ from torch import Tensor, nn
 from alloykit.data.batches import Inputs, as_inputs, forward, length, placed
 from alloykit.data.examples import Examples, as_examples, from_arrays
 from alloykit.data.splits import OnOverlap, check_splits
-from alloykit.distillation.features import Learner, LayerOutput
+from alloykit.distillation.features import LayerOutput, Learner
 from alloykit.distillation.mapping import ClassMap, check_classes, mapped_teachers
-from alloykit.distillation.objective import DistillationLoss
+from alloykit.distillation.objective import DistillationLoss, require_coarse
 from alloykit.distillation.outputs import Form
 from alloykit.distillation.store import Keep, StoredOutputs, given_outputs, stored_outputs
 from alloykit.distillation.student import Knowledge
-from alloykit.distillation.teacher import Members, Teacher, Weights, classes_in, named_teachers
+from alloykit.distillation.teacher import (
+    Members,
+    Teacher,
+    Weights,
+    classes_in,
+    digest_of,
+    named_teachers,
+)
 from alloykit.ensembling.outputs import output_tensor
 from alloykit.errors import DataError, InvalidParameter, MissingInput
 from alloykit.evaluation.predicting import detect_kind, evaluating
@@ -37,6 +45,94 @@ class StudentShape:
 
     classes: int
     form: Form
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a distillation starts from, checked.
+
+    Attributes:
+        learner: A copy of the student, and what it needs while it learns.
+        loss: What it is trained to do.
+        examples: What it learns on.
+        labelled: Whether they have labels.
+        validation: Held-out examples, where there are some.
+        teacher: Frozen models, or their stored outputs.
+        features: The teacher's, for losses of features.
+        task: What all of them are for.
+    """
+
+    learner: Learner
+    loss: DistillationLoss
+    examples: Examples
+    labelled: bool
+    validation: Examples | None
+    teacher: Teacher | StoredOutputs
+    features: LayerOutput | None
+    task: Task
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must share, as JSON values."""
+        known = self.teacher
+        return {
+            "data": self.examples.digest,
+            "student": digest_of(self.learner),
+            "teacher": known.identity if isinstance(known, StoredOutputs) else known.identity(),
+            "features": None if self.features is None else self.features.identity(),
+            "loss": self.loss.extra_repr(),
+            "validation": None if self.validation is None else self.validation.digest,
+        }
+
+
+def prepared(
+    student: nn.Module,
+    teachers: Members | Tensor | StoredOutputs,
+    loss: DistillationLoss,
+    *,
+    train: Any,
+    validation: Any,
+    task: Task,
+    weights: Weights,
+    mapping: ClassMap | Mapping[str, ClassMap] | None,
+    layers: tuple[str, str] | None,
+    on_overlap: OnOverlap,
+    seed: int,
+) -> Prepared:
+    """Check everything that ``distill`` is given, in an order that runs nothing in vain.
+
+    Raises:
+        MissingInput: Labels are needed.
+        AlloyError: See the parts.
+    """
+    examples, labelled = training_examples(train, task)
+    if loss.needs_labels and not labelled:
+        raise MissingInput(loss.missing_labels())
+    held_out = None if validation is None else as_examples(validation, "validation")
+    learner = Learner(copy.deepcopy(student), layers[0] if layers else "")
+    shape = student_shape(learner.student, examples.inputs_sample(), task)
+    loss.student_form = shape.form
+    examples = checked_splits(
+        examples,
+        held_out,
+        labelled=labelled,
+        task=task,
+        classes=shape.classes,
+        on_overlap=on_overlap,
+    )
+    teacher = prepared_teacher(
+        teachers,
+        examples,
+        classes=shape.classes,
+        task=task,
+        weights=weights,
+        mapping=mapping,
+        validation=held_out,
+    )
+    features = None
+    if layers is not None:
+        sample = examples.inputs_sample()
+        features = prepared_features(learner, teachers, layers[1], sample, loss, seed)
+    return Prepared(learner, loss, examples, labelled, held_out, teacher, features, task)
 
 
 def training_examples(train: Any, task: Task) -> tuple[Examples, bool]:
@@ -68,6 +164,7 @@ def check_options(
     layers: tuple[str, str] | None,
     weights: Weights,
     stored: Any,
+    keep: Keep,
     augment: Any,
 ) -> None:
     """Refuse options that exclude each other.
@@ -87,6 +184,8 @@ def check_options(
             "'stored' and 'augment' exclude each other: augmented inputs change in every step, so "
             "the teacher has to see them then. Leave out one of the two."
         )
+    if not isinstance(keep, str):
+        require_coarse(loss.on_outputs, keep)
     names = ", ".join(term.loss.name for term in loss.on_features)
     if names and layers is None:
         raise MissingInput(
@@ -216,38 +315,37 @@ def prepared_features(
 
 
 def columns_of(
-    teacher: Teacher | StoredOutputs,
-    features: LayerOutput | None,
-    examples: Examples,
+    run: Prepared,
     *,
-    labels: bool,
-    outputs: bool,
     folder: Path | None,
     keep: Keep,
     progress: Callable[[str, int, int], None] | None,
 ) -> dict[str, Columns]:
-    """What teachers say on all examples, computed once: the columns that the run reads."""
+    """What the teacher says on all examples, computed once: the columns that the run reads."""
     found: dict[str, Columns] = {}
-    if isinstance(teacher, StoredOutputs):
-        found |= teacher.columns()
-    elif outputs:
-        found |= stored_outputs(
-            teacher, examples, folder=folder, keep=keep, labels=labels, progress=progress
-        ).columns()
-    if features is not None:
-        place = None if folder is None else folder / "features"
+    if isinstance(run.teacher, StoredOutputs):
+        found |= run.teacher.columns()
+    elif run.loss.on_outputs:
         stored = stored_outputs(
-            features, examples, folder=place, labels=False, progress=progress
+            run.teacher,
+            run.examples,
+            folder=folder,
+            keep=keep,
+            labels=run.labelled,
+            progress=progress,
         )
-        found["features"] = stored
+        found |= stored.columns()
+    if run.features is not None:
+        place = None if folder is None else folder / "features"
+        found["features"] = stored_outputs(
+            run.features, run.examples, folder=place, labels=False, progress=progress
+        )
     return found
 
 
-def asked_online(
-    teacher: Teacher | StoredOutputs, features: LayerOutput | None, device: torch.device
-) -> Knowledge:
+def asked_online(run: Prepared, device: torch.device) -> Knowledge:
     """Teachers that answer in every step, on the student's device."""
-    if isinstance(teacher, StoredOutputs):
-        raise InvalidParameter("Stored outputs cannot answer for augmented inputs.")
-    moved = None if features is None else features.to(device)
-    return Knowledge(teacher.to(device), moved)
+    outputs = None
+    if run.loss.on_outputs and not isinstance(run.teacher, StoredOutputs):
+        outputs = run.teacher.to(device)
+    return Knowledge(outputs, None if run.features is None else run.features.to(device))

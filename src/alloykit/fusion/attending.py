@@ -16,7 +16,9 @@ from alloykit.fusion.learning import learn, seeded
 from alloykit.training.settings import Training
 from alloykit.types import FittedHead, HeadData, HeadShape
 
-GAIN = 1.0
+START = 8.0
+"""Scores that the last layer gives a probability of one before it is trained: with ten classes a
+certain member then starts at 99.7 %. A start at 1 took five times as many epochs."""
 SCORE_SIZE = 32
 """Numbers per head in which keys and queries are compared."""
 
@@ -54,10 +56,11 @@ class Attending(nn.Module):
         self.keys = nn.ModuleList(nn.Linear(size, heads * SCORE_SIZE) for _ in shape.widths)
         self.query = nn.Linear(shape.context if by_context else size, heads * SCORE_SIZE)
         self.context = Standard(shape.context) if by_context else None
-        self.last = nn.Linear(size * (heads + with_mean), shape.outputs)
+        self.last = nn.Linear(size * (heads + int(with_mean)), shape.outputs)
         self.answer = Answer(shape)
         if shape.aligned:
-            _start_at_the_mean(self.last, heads, with_mean)
+            start = START if feed in ("sqrt", "probabilities") else 1.0
+            _start_at_the_mean(self.last, start, heads, with_mean)
 
     def forward(self, members: Sequence[Tensor], context: Tensor | None = None) -> Tensor:
         """Log-probabilities, or values."""
@@ -86,17 +89,17 @@ class Attending(nn.Module):
 
     def _weights(self, tokens: Tensor, context: Tensor | None) -> Tensor:
         asked = tokens.mean(1) if self.context is None else self.context(context)
-        query = self.query(asked).unflatten(1, (self.heads, SCORE_SIZE))
+        query = self.query(asked).view(-1, self.heads, SCORE_SIZE)
         keys = [key(tokens[:, place]) for place, key in enumerate(self.keys)]
-        offered = torch.stack(keys, dim=1).unflatten(2, (self.heads, SCORE_SIZE))
+        offered = torch.stack(keys, dim=1).view(-1, len(keys), self.heads, SCORE_SIZE)
         scores = torch.einsum("rhs,rmhs->rhm", query, offered) / math.sqrt(SCORE_SIZE)
         return scores.softmax(-1)
 
 
 @torch.no_grad()
-def _start_at_the_mean(last: nn.Linear, heads: int, with_mean: bool) -> None:
-    same = GAIN * torch.eye(last.out_features)
-    parts = [same / (heads * (1 + with_mean))] * heads + [same / 2] * with_mean
+def _start_at_the_mean(last: nn.Linear, start: float, heads: int, with_mean: bool) -> None:
+    same = start * torch.eye(last.out_features)
+    parts = [same / (heads * (1 + with_mean))] * heads + [same / 2] * int(with_mean)
     last.weight.copy_(torch.cat(parts, dim=1))
     last.bias.zero_()
 
@@ -119,7 +122,7 @@ def attention_layer(
     wrong = feed_mistakes(feed, name)
     for key, value in (("heads", heads), ("width", width)):
         if not isinstance(value, int) or value < 1:
-            wrong.append(f"The {key!r} of {name} must be a whole number of at least 1. Got {value}.")
+            wrong.append(f"The {key!r} of {name} must be a whole number, at least 1. Got {value}.")
     if wrong:
         raise InvalidParameter(wrong[0] if len(wrong) == 1 else f"{name}:\n{listing(wrong)}")
 

@@ -16,6 +16,7 @@ from alloykit.data.storage import MEMORY_LIMIT, room
 from alloykit.errors import DataError, listing
 from alloykit.evaluation.predicting import detect_kind, evaluating, log_probabilities, predict
 from alloykit.fusion.features import feature_rows
+from alloykit.fusion.gathered import Gathered
 from alloykit.fusion.module import Fusion
 from alloykit.fusion.reading import (
     ContextSource,
@@ -30,63 +31,6 @@ from alloykit.fusion.reading import (
 from alloykit.types import HeadData, HeadShape, Kind, Source, Task
 
 Progress = Callable[[str, int, int], None]
-
-BLOCK = 1 << 16
-"""Rows copied at a time."""
-
-
-@dataclass(frozen=True)
-class Gathered:
-    """What the members said on one split.
-
-    Attributes:
-        data: What a head is trained on.
-        shape: What a head for it is built for.
-        names: Of the members.
-        outputs: Each member's log-probabilities or values, ``[row, output]``, also where the head
-            is fed features: what the plain mean is made of.
-        owner: ``[row]``: the example that each row belongs to; several where rows are tokens.
-        kinds: What each member returns.
-        layers: The layers that were watched, or None.
-    """
-
-    data: HeadData
-    shape: HeadShape
-    names: tuple[str, ...]
-    outputs: tuple[Tensor, ...]
-    owner: Tensor
-    kinds: tuple[Kind, ...]
-    layers: tuple[str, ...] | None
-
-    @property
-    def averages(self) -> bool:
-        """Whether all members give what the head returns, so that they have a plain mean."""
-        return all(output.shape[-1] == self.shape.outputs for output in self.outputs)
-
-    def keep(self, rows: Tensor) -> Gathered:
-        """Only these rows."""
-        context = None if self.data.context is None else _picked(self.data.context, rows)
-        outputs = tuple(_picked(output, rows) for output in self.outputs)
-        members = outputs
-        if self.data.members is not self.outputs:
-            members = tuple(_picked(member, rows) for member in self.data.members)
-        return Gathered(
-            HeadData(members, self.data.targets[rows], context),
-            self.shape,
-            self.names,
-            outputs,
-            self.owner[rows],
-            self.kinds,
-            self.layers,
-        )
-
-
-def _picked(tensor: Tensor, rows: Tensor) -> Tensor:
-    """These rows, memory-mapped where they are many."""
-    found = room((len(rows), *tensor.shape[1:]))
-    for start in range(0, len(rows), BLOCK):
-        found[start : start + BLOCK] = tensor[rows[start : start + BLOCK]]
-    return found
 
 
 def collect(

@@ -33,6 +33,7 @@ def concat(
     feed: FeedName | None = None,
     pull: float | None = None,
     epochs: int = 200,
+    batch_size: int = 128,
     learning_rate: float = 3e-3,
     weight_decay: float = 0.01,
     patience: int = 30,
@@ -63,6 +64,7 @@ def concat(
         pull: Pull of the linear layer to W₀, > 0, in examples: scikit-learn's 1/C for classes, its
             alpha for values. None: five-fold cross-validation chooses from 1, 3, 10, 30.
         epochs: Most passes over the data, for networks.
+        batch_size: Rows a step, for networks.
         learning_rate: Peak step size of AdamW, > 0, for networks.
         weight_decay: AdamW's, at least 0, for networks.
         patience: Epochs without a better held-out loss before training stops, for networks.
@@ -93,7 +95,7 @@ def concat(
         return _solved(feed, PULLS if pull is None else (pull,), seed)
     training = Training(
         epochs=epochs,
-        batch_size=128,
+        batch_size=batch_size,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         patience=patience,

@@ -157,11 +157,15 @@ def _fit(head: FusionHead, layer: Layer, data: HeadData, shape: HeadShape) -> Fi
         raise DataError(
             f"The head {shown_head(head)} cannot be trained on this data:\n{listing(wrong)}"
         )
-    # What was computed under a caller's graph must not be trained through.
-    context = None if head.context == "none" or data.context is None else data.context.detach()
-    members = tuple(member.detach() for member in data.members)
+    context = data.context if head.context != "none" else None
+    kept = HeadData(
+        # What was computed under a caller's graph must not be trained through.
+        tuple(member.detach().cpu() for member in data.members),
+        data.targets.detach().cpu(),
+        None if context is None else context.detach().cpu(),
+    )
     with torch.enable_grad():
-        fitted = layer.fit(HeadData(members, data.targets.detach(), context), shape)
+        fitted = layer.fit(kept, shape)
     return FittedHead(fitted.module.eval(), fitted.chosen, fitted.history)
 
 

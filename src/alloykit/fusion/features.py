@@ -152,7 +152,8 @@ def feature_rows(module: nn.Module, layer: str, values: Tensor, task: Task) -> T
     """What a layer gave as float32 rows: one per example, or per position for tokens.
 
     Maps [example, channel, *space] are averaged over space; sequences [example, position, width]
-    keep the width: positions become rows for tokens, and are averaged otherwise. A sequence is
+    keep the width: positions become rows for tokens, and are averaged otherwise, padding included
+    (name a layer that gives one row per example where that matters). A sequence is
     read as [example, channel, position] where the layer is a convolution, a pooling or a batch
     or group norm.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +101,8 @@ class Feed(nn.Module):
         """Take means and scales from this data, where there are any."""
         predicts_values = self.shape.aligned and self.shape.task == "regression"
         for standard, member in zip(self.standards, data.members, strict=False):
-            standard.learn(data.targets if predicts_values else self._mapped(member))
+            values = data.targets if predicts_values else self._mapped(member)
+            cast(Standard, standard).learn(values)
         return self
 
 
@@ -125,7 +126,7 @@ class Answer(nn.Module):
 
     def inward(self, targets: Tensor) -> Tensor:
         """What the last layer is to meet: classes as they are, values in standard units."""
-        return targets if self.standard is None else self.standard(targets)
+        return targets if self.standard is None else self.standard.forward(targets)
 
     def learn(self, targets: Tensor) -> Answer:
         """Take mean and standard deviation from these targets, if they are values."""

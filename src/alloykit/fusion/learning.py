@@ -22,7 +22,8 @@ Made = TypeVar("Made")
 def seeded(build: Callable[[], Made], seed: int) -> Made:
     """What ``build`` makes with torch seeded; the caller's random state is as before."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # The CPU's generator alone: manual_seed would reseed those of the GPUs as well.
+        torch.default_generator.manual_seed(seed)
         return build()
 
 

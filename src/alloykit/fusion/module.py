@@ -97,6 +97,13 @@ class Fusion(nn.Module):
         """Whether layers inside of the members are watched."""
         return self.source == "features" or self.context == "features"
 
+    @property
+    def reads(self) -> Sources:
+        """The source as it was asked for, with the layers that were found since."""
+        if self.source == "outputs" or self.layers is None:
+            return self.source
+        return dict(zip(self.names, self.layers, strict=True))
+
     def without_unused(self) -> Fusion:
         """The same fusion, members and head shared: every head reads all of its members."""
         kept = Fusion(
@@ -104,7 +111,7 @@ class Fusion(nn.Module):
             self.head,
             task=self.task,
             kinds=self.kinds,
-            source=self._source(),
+            source=self.reads,
             context=self.context,
             made=self.made,
         )
@@ -130,7 +137,7 @@ class Fusion(nn.Module):
         with torch.no_grad():
             rows, context, like = self.rows(*args, **kwargs)
             result: Tensor = precisely(lambda: self.head(rows, context), rows[0])
-        return self._shaped(result, like)
+        return self.shaped(result, like)
 
     def predict_proba(self, *args: Any, **kwargs: Any) -> Tensor:
         """Probabilities: rows that sum to one.
@@ -199,11 +206,6 @@ class Fusion(nn.Module):
         told = f"task={self.task}, source={self.source}, context={self.context}"
         return f"{told}, {', '.join(self.names)}"
 
-    def _source(self) -> Sources:
-        if self.source == "outputs" or self.layers is None:
-            return self.source
-        return dict(zip(self.names, self.layers, strict=True))
-
     def _layers(self) -> tuple[str | None, ...]:
         nothing = (None,) * len(self.names)
         return self.layers or nothing if self.reads_features else nothing
@@ -227,7 +229,8 @@ class Fusion(nn.Module):
         positions = like.shape[1] if self.task == "tokens" else 1
         return input_rows((*args, *kwargs.values()), positions)
 
-    def _shaped(self, result: Tensor, like: Tensor) -> Tensor:
+    def shaped(self, result: Tensor, like: Tensor) -> Tensor:
+        """The head's rows in the form of a member's output: positions, or a value's shape."""
         if self.task == "tokens":
             return result.reshape(*like.shape[:2], result.shape[-1])
         if self.task == "regression" and result.shape[-1] == like[0].numel():

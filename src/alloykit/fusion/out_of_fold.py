@@ -13,7 +13,8 @@ from alloykit.data.batches import Inputs
 from alloykit.data.examples import Examples, as_examples
 from alloykit.data.splits import check_splits, shared
 from alloykit.errors import DataError, DataLeak, InvalidParameter, listing
-from alloykit.fusion.collecting import Gathered, Progress, Said, answer, ask, assembled
+from alloykit.fusion.collecting import Progress, Said, answer, ask, assembled
+from alloykit.fusion.gathered import Gathered
 from alloykit.fusion.reading import ContextSource, Sources
 from alloykit.training.rows import Rows, hold
 from alloykit.types import HeadData, Task

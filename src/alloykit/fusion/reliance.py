@@ -1,30 +1,22 @@
-"""Which member a trained head believes, and for which class: numbers, JSON and a picture."""
+"""Which member a trained head believes, and for which class."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from alloykit.errors import DataError, InvalidParameter, MissingInput
+from alloykit.errors import DataError, InvalidParameter
 from alloykit.types import HeadData, HeadShape
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Measure = Literal["log_loss", "accuracy", "squared_error"]
 Table = tuple[tuple[float, ...], ...]
 
-NAMED = {
-    "log_loss": "rise of the log loss (nats) without the member",
-    "accuracy": "loss of accuracy without the member",
-    "squared_error": "rise of the squared error without the member",
-    "attention": "mean attention",
-}
+MOST_CLASSES = 1000
+"""Classes that are told apart; of a larger vocabulary those with the most rows."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +25,8 @@ class Reliance:
 
     Attributes:
         members: Names.
-        classes: Names of the classes, or of the outputs for regression.
+        classes: Names of the classes, or of the outputs for regression; of more than 1000 classes
+            those with the most rows.
         counts: Rows of each class.
         measure: What ``loss`` is: "log_loss", "accuracy" or "squared_error".
         loss: Per class and member: how much worse the head gets on rows of that class when the
@@ -63,9 +56,7 @@ class Reliance:
             "loss": _plain(self.loss),
             "overall": list(self.overall),
             "attention": None if self.attention is None else list(self.attention),
-            "class_attention": None
-            if self.class_attention is None
-            else _plain(self.class_attention),
+            "class_attention": _plain(self.class_attention),
         }
 
     @classmethod
@@ -142,95 +133,21 @@ def reliance(
         attention = getattr(head, "attention", None)
         listened = None if attention is None else attention(data.members, data.context).double()
     groups = None if shape.task == "regression" else data.targets
+    kept = _frequent(groups, shape.outputs)
     rise = torch.stack(rises, dim=-1)
+    by_class = None
+    if listened is not None and groups is not None:
+        by_class = _by_class(listened, groups, kept)
     return Reliance(
         members=names,
-        classes=labels,
-        counts=_counts(groups, len(labels), len(data.targets)),
+        classes=tuple(labels[place] for place in kept.tolist()),
+        counts=_counts(groups, kept, shape.outputs, len(data.targets)),
         measure=measure,
-        loss=_by_class(rise, groups, len(labels)),
+        loss=_by_class(rise, groups, kept),
         overall=tuple(rise.flatten(0, -2).mean(0).tolist()),
         attention=None if listened is None else tuple(listened.mean(0).tolist()),
-        class_attention=None
-        if listened is None or groups is None
-        else _by_class(listened, groups, len(labels)),
+        class_attention=by_class,
     )
-
-
-def picture(
-    found: Reliance, path: str | Path, *, what: Literal["loss", "attention"] = "loss"
-) -> Path:
-    """Draw which member is believed for which class: a heat map of classes and members.
-
-    Args:
-        found: What to draw.
-        path: A file ending in .png, .svg or .pdf; an existing one is replaced.
-        what: "loss", what the head would lose without the member, or "attention".
-
-    Raises:
-        MissingInput: The head has no attention.
-    """
-    from matplotlib.figure import Figure
-
-    table = found.loss if what == "loss" else found.class_attention
-    if table is None:
-        raise MissingInput("There is no attention per class to draw: use what='loss'.")
-    target = Path(path).expanduser()
-    members, classes = len(found.members), len(found.classes)
-    longest = max(len(name) for name in found.members)
-    figure = Figure(
-        figsize=(2.4 + 0.08 * longest + min(0.62 * classes, 16), 1.7 + 0.5 * members),
-        layout="constrained",
-    )
-    axes = figure.add_subplot()
-    _draw(
-        axes, found, torch.tensor(table).T, NAMED["attention" if what != "loss" else found.measure]
-    )
-    figure.savefig(target, dpi=160)
-    return target
-
-
-def _draw(axes: Axes, found: Reliance, table: Tensor, title: str) -> None:
-    known = table[torch.isfinite(table)]
-    widest = float(known.abs().max()) if known.numel() else 1.0
-    signed = bool(known.numel()) and float(known.min()) < -0.05 * widest
-    low = -widest if signed else 0.0
-    colours = "PuOr_r" if signed else "Purples"
-    image = axes.imshow(
-        table.numpy(), cmap=colours, vmin=low, vmax=widest or 1.0, aspect="auto", origin="upper"
-    )
-    axes.set_yticks(range(len(found.members)), found.members)
-    crowded = len(found.classes) > 12 or max(map(len, found.classes)) > 5
-    axes.set_xticks(range(len(found.classes)), found.classes, rotation=90 if crowded else 0)
-    axes.set_xlabel("class" if found.measure != "squared_error" else "output")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    # White lines between the cells.
-    axes.set_xticks([place - 0.5 for place in range(1, len(found.classes))], minor=True)
-    axes.set_yticks([place - 0.5 for place in range(1, len(found.members))], minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.5)
-    axes.tick_params(which="minor", length=0)
-    axes.set_title(title[0].upper() + title[1:], fontsize=10, loc="left")
-    if len(found.classes) <= 26:
-        _write_numbers(axes, table, low, widest)
-    axes.figure.colorbar(image, ax=axes, pad=0.02)
-
-
-def _write_numbers(axes: Axes, table: Tensor, low: float, widest: float) -> None:
-    digits = 2 if widest < 10 else 1
-    for member, row in enumerate(table.tolist()):
-        for place, value in enumerate(row):
-            dark = abs(value) > 0.6 * widest
-            text = "–" if value != value else f"{value:.{digits}f}".replace("-0.00", "0.00")
-            axes.text(
-                place,
-                member,
-                text.replace("-", "−"),
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if dark else "#222222",
-            )
 
 
 def _without(members: Sequence[Tensor], place: int, shape: HeadShape) -> list[Tensor]:
@@ -253,17 +170,28 @@ def _losses(outputs: Tensor, targets: Tensor, measure: Measure) -> Tensor:
     return -outputs.double().gather(-1, targets[:, None])[:, 0]
 
 
-def _by_class(values: Tensor, groups: Tensor | None, classes: int) -> Table:
+def _by_class(values: Tensor, groups: Tensor | None, kept: Tensor) -> Table:
     """Means over the rows of each class; over all rows, per output, where there are no groups."""
     if groups is None:
         return tuple(map(tuple, values.mean(0).tolist()))
-    return tuple(tuple(values[groups == label].mean(0).tolist()) for label in range(classes))
+    classes = int(torch.cat([groups, kept]).max()) + 1
+    sums = values.new_zeros(classes, values.shape[-1]).index_add_(0, groups, values)
+    means = sums / torch.bincount(groups, minlength=classes)[:, None]
+    return tuple(map(tuple, means[kept].tolist()))
 
 
-def _counts(groups: Tensor | None, classes: int, rows: int) -> tuple[int, ...]:
+def _frequent(groups: Tensor | None, classes: int) -> Tensor:
+    """All classes; of a large vocabulary those with the most rows."""
+    if groups is None or classes <= MOST_CLASSES:
+        return torch.arange(classes)
+    counts = torch.bincount(groups, minlength=classes)
+    return counts.argsort(descending=True, stable=True)[:MOST_CLASSES].sort().values
+
+
+def _counts(groups: Tensor | None, kept: Tensor, classes: int, rows: int) -> tuple[int, ...]:
     if groups is None:
         return (rows,) * classes
-    return tuple(torch.bincount(groups, minlength=classes).tolist())
+    return tuple(torch.bincount(groups, minlength=classes)[kept].tolist())
 
 
 def _labels(shape: HeadShape, classes: Sequence[str] | None) -> tuple[str, ...]:
@@ -284,7 +212,9 @@ def _check(shape: HeadShape, names: Sequence[str], labels: Sequence[str], measur
         )
 
 
-def _plain(table: Table) -> list[list[float | None]]:
+def _plain(table: Table | None) -> list[list[float | None]] | None:
+    if table is None:
+        return None
     return [[None if value != value else value for value in row] for row in table]
 
 

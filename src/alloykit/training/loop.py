@@ -44,6 +44,8 @@ def train(
 ) -> History:
     """Train ``model`` in place with AdamW; it ends in eval mode with the best weights.
 
+    Use it for anything that has a loss: students, fusion heads, members from scratch.
+
     Args:
         model: Parameters without requires_grad stay as they are. Modules that must not leave eval
             mode override ``train``. With several processes BatchNorm sees each one's share alone,
@@ -51,7 +53,8 @@ def train(
         data: Where it is; each batch goes to the model's device and dtype.
         loss: ``(model, part) -> []``, the mean loss of a batch.
         training: How. Order, dropout and augmentation depend on its seed; torch's random state is
-            the caller's again afterwards.
+            the caller's again afterwards. The same seed gives the same bits on one device; on CUDA
+            torch.use_deterministic_algorithms(True) has to hold some of its kernels to that.
         validation: Chooses the epoch whose weights are kept; None keeps the last one's.
         after_step: Called after each step ("ema.update"). What it gathers is in no snapshot.
         after_epoch: Called after each epoch.
@@ -67,14 +70,20 @@ def train(
         OutputExists: The snapshot is of other settings, data or model; all differences are listed.
         CheckpointError: The snapshot is damaged, or cannot be written.
         InvalidParameter: Nothing to train, or settings that contradict each other.
+
+    Example:
+        >>> rows = Rows(torch.eye(4), torch.tensor([0, 1, 0, 1]))
+        >>> loss = lambda model, part: nn.functional.cross_entropy(model(part.inputs), part.targets)
+        >>> train(nn.Linear(4, 2), rows, loss, Training(epochs=3)).steps
+        3
     """
     check_patience(training, validation is not None)
     machine = hardware(model, training, accelerator)
     weights = changing(model)
     run = Run(training, begun(validation), copies(weights))
     settings = {"training": training.to_json(), "examples": len(data), "metric": run.history.metric}
-    disk = Snapshots(snapshot, every, {"identity": identity or {}, **settings}, model, machine)
     with closing(machine), borrowed_generators(devices_of(model)) as seed:
+        disk = Snapshots(snapshot, every, {"identity": identity or {}, **settings}, model, machine)
         run = disk.resume(run)
         while not run.finished:
             epoch, began = len(run.history.epochs) + 1, time.monotonic() - run.seconds

@@ -131,8 +131,9 @@ def hold(examples: Examples, *, memory_limit: int = MEMORY_LIMIT) -> Rows:
 
 
 def hold_all(splits: Sequence[Examples], memory_limit: int = MEMORY_LIMIT) -> Rows:
-    """The examples of several splits, one split after the other."""
-    total, done = sum(len(split) for split in splits), 0
+    """The examples of one or several splits, one split after the other, as ``hold`` does."""
+    targets = _joined_targets(splits)
+    total, done = len(targets), 0
     kept: dict[object, Tensor] = {}
     like: Inputs | None = None
     for split in splits:
@@ -150,8 +151,19 @@ def hold_all(splits: Sequence[Examples], memory_limit: int = MEMORY_LIMIT) -> Ro
                 kept[name][done : done + len(tensor)] = tensor
             done += batch_of.length(inputs)
     if like is None:
-        raise DataError(f"The {splits[0].name if splits else ''} split has no examples.")
-    return Rows(_as(like, kept), torch.cat([split.targets for split in splits]))
+        raise DataError(f"The {splits[0].name} split has no examples.")
+    return Rows(_as(like, kept), targets)
+
+
+def _joined_targets(splits: Sequence[Examples]) -> Tensor:
+    every = [split.targets for split in splits if len(split)]
+    kinds = {f"{targets.dtype} {list(targets.shape[1:])}" for targets in every}
+    if len(kinds) > 1:
+        raise DataError(
+            f"The targets of the splits differ: {' and '.join(sorted(kinds))} per example. "
+            "Bring them to one shape and dtype."
+        )
+    return torch.cat(every) if every else torch.empty(0)
 
 
 def _columns(rows: Rows) -> list[tuple[str, Columns]]:

@@ -54,7 +54,7 @@ def validation_loss(examples: Examples, task: Task) -> Validation:
             outputs = logits_in(forward(model, placed(inputs, model)))
             scored = targets.numel() if task == "regression" else int((targets != IGNORED).sum())
             loss = task_loss(outputs, targets.to(outputs.device), task)
-            total, count = total + float(loss) * scored, count + scored
+            total, count = total + float(loss.detach()) * scored, count + scored
         return total / max(count, 1)
 
     return Validation(measure, "loss")
