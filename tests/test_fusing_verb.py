@@ -180,6 +180,12 @@ def test_features_layers_and_context_reach_the_head():
     assert gated.context == "inputs"
     assert gated.attention(x).shape == (150, 3)
     assert gated.report.reliance.attention is not None
+    told = fuse(members(), "attention", validation=(x, y), context="features", **QUICK)
+    assert told.context == "features"
+    assert told.description()["parameters"]["context"] is True
+    assert told.attention(x).shape == (150, 3)
+    blind = fuse(members(), "attention", validation=(x, y), **QUICK)
+    assert blind.context == "none"
 
 
 def test_out_of_fold_rows_train_the_head_and_validation_checks_it():

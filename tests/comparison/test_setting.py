@@ -14,7 +14,7 @@ from alloykit.checkpoints.memory import MemoryCheckpoint
 from alloykit.comparison.assembly import assemble
 from alloykit.comparison.candidates import chosen_candidates
 from alloykit.comparison.setting import Member, Setting
-from alloykit.comparison.trial import _merge_notes, try_candidate
+from alloykit.comparison.trying import _merge_notes, try_candidate
 from alloykit.data.examples import Examples, as_examples
 from alloykit.errors import DataError, MissingInput
 from alloykit.evaluation.batch_norm import update_batch_norm

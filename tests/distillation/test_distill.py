@@ -303,6 +303,13 @@ def test_a_finished_snapshot_is_returned_and_another_run_is_refused(tmp_path):
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == files
 
 
+def test_a_snapshot_of_another_teacher_is_refused_where_nothing_is_stored(tmp_path):
+    options = {"train": TRAIN, "training": SHORT, "snapshot": tmp_path, "augment": lambda x: x}
+    distill(student(), teachers(2), **options)
+    with pytest.raises(OutputExists, match="teacher"):
+        distill(student(), teachers(3), **options)
+
+
 BAD = [
     ({"temperature": 0}, InvalidParameter, "'temperature' of a distillation must be above 0. Got 0"),
     ({"alpha": 1.2}, InvalidParameter, r"'alpha' must be in \[0, 1\]. Got 1.2"),
@@ -353,6 +360,21 @@ def test_outputs_of_other_data_and_options_that_need_the_teachers():
 
 
 def test_a_loss_that_becomes_nan_says_where():
-    x, y = draw()
-    with pytest.raises(DataError, match=r"epoch 1|step 1"):
-        distill(nn.Linear(4, 3), torch.zeros(64, 3), train=(x * 1e38, y), training=SHORT)
+    class Failing(nn.Linear):
+        """NaN from the middle of the second epoch on."""
+
+        calls = 0
+
+        def forward(self, x):
+            Failing.calls += self.training
+            return super().forward(x) * (float("nan") if Failing.calls > 6 else 1)
+
+    given = Failing(4, 3)
+    before = state(given)
+    with pytest.raises(DataError, match=r"epoch 2(.|\n)*step 3") as error:
+        distill(given, torch.zeros(64, 3), train=TRAIN, training=Training(epochs=3, batch_size=16))
+    kept = state(error.value.student)
+    assert all(torch.isfinite(tensor).all() for tensor in kept.values())
+    assert kept.keys() == before.keys()
+    assert not same(kept, before)
+    assert same(state(given), before)

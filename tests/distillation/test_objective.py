@@ -149,6 +149,7 @@ def test_the_teacher_gets_no_gradient():
         ({"alpha": float("nan")}, InvalidParameter, "Got nan"),
         ({"temperature": 0}, InvalidParameter, "must be above 0. Got 0"),
         ({"label_smoothing": 1.0}, InvalidParameter, r"must be in \[0, 1\)"),
+        ({"task": "clasification"}, InvalidParameter, "Did you mean 'classification'"),
         ({"loss": "kll"}, UnknownName, "Did you mean 'kl'"),
         ({"loss": "kl", "beta": 1}, InvalidParameter, "kl has no parameter 'beta'"),
         ({"loss": {"kl": 0}}, InvalidParameter, "one weight above 0 each"),

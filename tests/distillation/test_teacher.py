@@ -122,6 +122,12 @@ def test_teachers_keep_their_bytes_flags_and_gradients(weights):
             assert torch.equal(tensor, state[name]), name
 
 
+def test_moving_a_teacher_leaves_the_models_where_they_are():
+    members = nets()
+    Teacher(members).to("meta")
+    assert {t.device.type for member in members for t in member.state_dict().values()} == {"cpu"}
+
+
 def test_a_teacher_stays_out_of_the_module_that_holds_it():
     holder = nn.Module()
     holder.teacher = Teacher(nets())

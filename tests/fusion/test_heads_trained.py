@@ -14,6 +14,7 @@ from alloykit.fusion.concat import concat
 from alloykit.fusion.feeding import Standard
 from alloykit.fusion.gated import gated
 from alloykit.fusion.learning import head_loss, seeded
+from alloykit.fusion.parting import held_out
 from alloykit.types import HeadData, HeadShape
 
 CLASSES = HeadShape((3, 3), 3, "classification")
@@ -167,6 +168,21 @@ def test_training_stops_early_and_keeps_the_best_epoch():
     scores = [epoch["validation"] for epoch in fitted.history]
     assert len(scores) < 200
     assert fitted.chosen["epochs"] == scores.index(min(scores)) + 1 == len(scores) - 3
+
+
+def test_held_out_rows_are_never_trained_on():
+    data = two_halves(rows=50)
+    trained_on, apart = held_out(data.targets, 0, "classification")
+    members = tuple(member.clone() for member in data.members)
+    for member in members:
+        member[apart] = member[apart].flip(1)
+    other = HeadData(members, data.targets)
+    first, second = (attention(epochs=1).fit(given, CLASSES).module for given in (data, other))
+    assert torch.equal(first.last.weight, second.last.weight)
+    inside = data.members[0].clone()
+    inside[trained_on] -= 1.0
+    third = attention(epochs=1).fit(HeadData((inside, data.members[1]), data.targets), CLASSES)
+    assert not torch.equal(first.last.weight, third.module.last.weight)
 
 
 def test_the_loss_of_values_is_measured_in_their_spread():

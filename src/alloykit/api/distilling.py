@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from alloykit.data.batches import Inputs
 from alloykit.data.splits import OnOverlap
+from alloykit.distillation.checking import check_options
 from alloykit.distillation.mapping import ClassMap
 from alloykit.distillation.objective import DistillationLoss
 from alloykit.distillation.preparing import (
     Prepared,
     asked_online,
-    check_options,
     columns_of,
     prepared,
 )
@@ -34,6 +34,7 @@ from alloykit.distillation.student import (
 )
 from alloykit.distillation.teacher import Members, Teacher, Weights
 from alloykit.distillation.terms import Losses
+from alloykit.errors import DataError
 from alloykit.evaluation.predicting import predict
 from alloykit.training.rows import Columns, Rows, hold
 from alloykit.training.settings import Training, check_patience
@@ -113,7 +114,8 @@ def distill(
         InvalidParameter: Numbers outside their range, unknown layers, options that exclude each
             other.
         MissingInput: Labels, layers or validation data are needed.
-        DataError: Teachers with other classes, a split that is too small, a loss that became NaN.
+        DataError: Teachers with other classes, a split that is too small; a loss that became NaN:
+            the error's attribute ``student`` then holds the best weights so far.
         OutputExists: ``stored`` or ``snapshot`` holds something else; nothing is replaced.
 
     Example:
@@ -163,19 +165,26 @@ def distill(
         with nullcontext() if accelerator is None else accelerator.main_process_first():
             columns = columns_of(run, folder=folder and Path(folder), keep=keep, progress=progress)
     middle = time.monotonic()
-    history = learn(
-        run.learner,
-        _rows(run, columns, augment),
-        objective,
-        settings,
-        knowledge=Knowledge() if augment is None else asked_online(run, _device(run, accelerator)),
-        validation=None if run.validation is None else validation_loss(run.validation, task),
-        snapshot=None if snapshot is None else Path(snapshot),
-        identity=identity,
-        every=every,
-        accelerator=accelerator,
-        progress=progress,
-    )
+    try:
+        history = learn(
+            run.learner,
+            _rows(run, columns, augment),
+            objective,
+            settings,
+            knowledge=Knowledge()
+            if augment is None
+            else asked_online(run, _device(run, accelerator)),
+            validation=None if run.validation is None else validation_loss(run.validation, task),
+            snapshot=None if snapshot is None else Path(snapshot),
+            identity=identity,
+            every=every,
+            accelerator=accelerator,
+            progress=progress,
+        )
+    except DataError as error:
+        # The copy was ours: without it the best weights so far would be lost.
+        error.student = run.learner.close()  # type: ignore[attr-defined]
+        raise
     facts["seconds"] = {"teacher": middle - began, "training": time.monotonic() - middle}
     trained = run.learner.close()
     facts["student"] = _scores(trained, run)

@@ -98,7 +98,7 @@ def fuse(
     began = time.monotonic()
     split = partial(as_examples, batch_size=batch_size)
     modules = {name: frozen_view(module) for name, module in named(members).items()}
-    built = _built(head, seed, parameters)
+    built = _built(head, seed, context, parameters)
     options = Options(built, task, source, _context(built, context), classes, seed, progress)
     steps = _settings(finetune, seed)
     _check(modules, options, validation, train, out_of_fold, bool(steps or augment))
@@ -117,7 +117,9 @@ def fuse(
     return _reported(made, options, notes, began)
 
 
-def _built(head: str | FusionHead, seed: int, parameters: dict[str, Any]) -> FusionHead:
+def _built(
+    head: str | FusionHead, seed: int, context: ContextSource | None, parameters: dict[str, Any]
+) -> FusionHead:
     if isinstance(head, FusionHead):
         if parameters:
             raise InvalidParameter(
@@ -128,6 +130,9 @@ def _built(head: str | FusionHead, seed: int, parameters: dict[str, Any]) -> Fus
     entry = fusion_heads.entry(head)
     if "seed" in entry.parameters:
         parameters = {"seed": seed, **parameters}
+    if "context" in entry.parameters:
+        # Heads for which it is optional are told whether there is one; the verb says which.
+        parameters["context"] = context not in (None, "none")
     built: FusionHead = entry.build(**parameters)
     return built
 
@@ -138,7 +143,7 @@ def _context(head: FusionHead, asked: ContextSource | None) -> ContextSource:
     if asked != "none" and head.context == "none":
         raise InvalidParameter(
             f"The head {shown_head(head)} does not look at a context: leave out context={asked!r}, "
-            "or choose a head that does (gated, or attention with conditioning)."
+            "or choose a head that does: attention, attention_mean or gated."
         )
     return asked
 

@@ -16,13 +16,14 @@ class Candidate:
     Attributes:
         name: Unique and readable: the method, its parameters, and the members where not all.
         family: Which sort of combining it is.
-        method: Registered name of the rule, merge method, soup or head; who teaches a student;
-            what a model is retrained on; "" for a single member.
+        method: Registered name of the rule, merge method, soup or head; "distill" or "retrain";
+            "" for a single member.
         parameters: Its parameters.
         members: Names of the members that it takes.
         weights_by: Metric that its weights come from; "" for uniform or fitted ones.
         source: What a fusion head is fed: "outputs" or "features".
         context: What describes an example to a fusion head: "none" or "features".
+        learns_from: Who teaches a student; the split that a model is retrained on.
         start: Members whose average a student starts from; () for one that starts anew.
         why_not: Why it does not apply here, in plain words; "" where it does.
     """
@@ -35,6 +36,7 @@ class Candidate:
     weights_by: str = ""
     source: Source = "outputs"
     context: Literal["none", "features"] = "none"
+    learns_from: str = ""
     start: tuple[str, ...] = ()
     why_not: str = ""
 

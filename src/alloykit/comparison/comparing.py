@@ -28,7 +28,14 @@ from alloykit.comparison.report.data import Agreement, Barrier, ReportData
 from alloykit.comparison.report.page import write_report
 from alloykit.comparison.setting import Setting
 from alloykit.comparison.trying import try_candidate
-from alloykit.errors import AlloyError, MissingExtra, OutputExists, UnknownName, did_you_mean
+from alloykit.errors import (
+    AlloyError,
+    MissingExtra,
+    MissingInput,
+    OutputExists,
+    UnknownName,
+    did_you_mean,
+)
 from alloykit.types import Row
 
 FEW = 100
@@ -214,7 +221,7 @@ def _row(candidate: Candidate, setting: Setting, reference: Reference) -> Row:
         return _not_tried(candidate, "skipped", candidate.why_not)
     try:
         return measured(candidate, try_candidate(candidate, setting), setting, reference)
-    except MissingExtra as error:
+    except (MissingExtra, MissingInput) as error:
         return _not_tried(candidate, "skipped", str(error))
     except Exception as error:
         # One broken candidate must not cost the others; its row carries the whole story.

@@ -14,6 +14,7 @@ from alloykit.comparison.candidate import Candidate
 from alloykit.comparison.setting import Setting
 from alloykit.comparison.trial import FOLDS, Trial, folds
 from alloykit.data.splits import IGNORED
+from alloykit.fusion.checking import settled
 from alloykit.fusion.module import Fusion
 from alloykit.fusion.reliance import reliance
 from alloykit.registry import fusion_heads
@@ -41,7 +42,7 @@ def fusion_trial(candidate: Candidate, setting: Setting) -> Trial:
     }
     return Trial(
         recipe=recipe,
-        validation=cross_fitted(_settled(head, fitted), given, shape, setting),
+        validation=cross_fitted(settled(head, fitted), given, shape, setting),
         test=said(fitted, test, setting.test_predictions),
         model=assembled(recipe, setting),
         forward_passes=len(candidate.members),
@@ -126,13 +127,6 @@ def assembled(recipe: Mapping[str, Any], setting: Setting) -> Fusion:
         context=recipe["context"],
         made={key: recipe[key] for key in ("head", "parameters", "chosen")},
     )
-
-
-def _settled(head: FusionHead, fitted: FittedHead) -> FusionHead:
-    """The head with what was chosen on all rows, so that folds do not choose again."""
-    known = fusion_heads.entry(head.name).parameters
-    settled = {key: value for key, value in fitted.chosen.items() if key in known}
-    return fusion_heads.build(head.name, **{**head.parameters, **settled})  # type: ignore[no-any-return]
 
 
 def _rows(data: HeadData, rows: Tensor) -> HeadData:

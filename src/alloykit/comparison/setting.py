@@ -17,6 +17,7 @@ from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.comparison.kept import Kept
 from alloykit.data.examples import Examples
 from alloykit.data.splits import shared
+from alloykit.ensembling.adapting import Adapted
 from alloykit.ensembling.stack import member_stack
 from alloykit.errors import DataError, MissingInput, listing
 from alloykit.evaluation.metrics import Metric
@@ -125,9 +126,14 @@ class Setting:
 
     @cached_property
     def groups(self) -> tuple[tuple[Member, ...], ...]:
-        """The members by architecture: those whose tensors match in names, shapes and kinds."""
+        """The members by architecture: those whose tensors match in names, shapes and kinds.
+
+        Members that are adapted differently stand apart: weights that learned on inputs normalised
+        in one way are not to be averaged with those that learned on another.
+        """
         positions = matching_groups([member.checkpoint for member in self.members])
-        return tuple(tuple(self.members[i] for i in group) for group in positions)
+        groups = (tuple(self.members[i] for i in group) for group in positions)
+        return tuple(part for group in groups for part in _adapted_alike(group))
 
     @cached_property
     def validation_predictions(self) -> Predictions:
@@ -165,9 +171,11 @@ class Setting:
 
     def _features(self, split: Split) -> Gathered:
         members = {member.name: member.module for member in self.members}
-        return gather(
-            members, self.examples(split), task=self.task, source="features", context="features"
-        )
+        examples = self.examples(split)
+        try:
+            return gather(members, examples, task=self.task, source="features", context="features")
+        except DataError as error:
+            raise MissingInput(f"It needs features of every member. {error}") from error
 
     @cached_property
     def kinds(self) -> Mapping[str, Kind]:
@@ -255,6 +263,16 @@ def _named(build: Callable[[], nn.Module]) -> str:
     if isinstance(build, partial):
         return ", ".join(str(argument) for argument in build.args)
     return str(getattr(build, "__qualname__", type(build).__name__))
+
+
+def _adapted_alike(group: Sequence[Member]) -> list[tuple[Member, ...]]:
+    """The group in parts that treat inputs and classes in the same way."""
+    parts: dict[object, list[Member]] = {}
+    for member in group:
+        module = member.module
+        key = module.adaptation() if isinstance(module, Adapted) else None
+        parts.setdefault(key, []).append(member)
+    return [tuple(part) for part in parts.values()]
 
 
 def leaked(train: Examples | None, validation: Examples) -> int:

@@ -55,38 +55,39 @@ def training_candidates(setting: Setting) -> Iterator[Candidate]:
     names = tuple(member.name for member in setting.members)
     group = tuple(member.name for member in setting.groups[0])
     averages = "" if len(group) > 1 else "No two members have the same tensors to average."
-    for candidate, needs_train, why_not in (
-        (Candidate(f"student of {AVERAGE}", "student", AVERAGE, members=names), True, ""),
-        (Candidate(f"student of {HEAD} head", "student", HEAD, members=names), True, ""),
+    student = Candidate("", "student", "distill", members=names, learns_from=AVERAGE)
+    retrained = Candidate("", "retrained", "retrain", learns_from="validation")
+    for candidate, why_not in (
+        (replace(student, name=f"student of {AVERAGE}"), ""),
+        (replace(student, name=f"student of {HEAD} head", learns_from=HEAD), ""),
+        (replace(student, name=f"{WEIGHT_AVERAGE} taught by {AVERAGE}", start=group), averages),
+        (replace(retrained, name="retrained on train", learns_from="train"), ""),
+        (replace(retrained, name="trained on validation alone"), ""),
         (
-            Candidate(
-                f"{WEIGHT_AVERAGE} taught by {AVERAGE}", "student", AVERAGE,
-                members=names, start=group,
-            ),
-            True,
+            replace(retrained, name=f"{WEIGHT_AVERAGE} fine-tuned on validation", start=group),
             averages,
         ),
-        (Candidate("retrained on train", "retrained", "train"), True, ""),
-        (Candidate("trained on validation alone", "retrained", "validation"), False, ""),
-        (
-            Candidate(f"{WEIGHT_AVERAGE} fine-tuned on validation", "retrained", "validation",
-                      start=group),
-            False,
-            averages,
-        ),
-    ):  # fmt: skip
-        reason = _not_trained(candidate, setting, needs_train) or why_not
+    ):
+        reason = _not_trained(candidate, setting) or why_not
         yield replace(candidate, why_not=reason)
 
 
-def _not_trained(candidate: Candidate, setting: Setting, needs_train: bool) -> str:
-    if candidate.method == HEAD and setting.task not in fusion_heads.entry(HEAD).contract["tasks"]:
+def _not_trained(candidate: Candidate, setting: Setting) -> str:
+    if (
+        candidate.learns_from == HEAD
+        and setting.task not in fusion_heads.entry(HEAD).contract["tasks"]
+    ):
         return f"{HEAD} is not made for {setting.task}."
     if setting.training is None:
         return (
             "It trains a model, which takes time: ask for it with training=Training(epochs=...), "
             "or the key 'training' of a study."
         )
-    if needs_train and setting.train is None:
+    if candidate.learns_from != "validation" and setting.train is None:
         return "It trains on the train split, and none was given."
+    if not setting.student and setting.kinds[setting.groups[0][0].name] == "probabilities":
+        return (
+            f"{setting.groups[0][0].name} returns probabilities, and training takes logits: give "
+            "students an architecture of their own, without the softmax."
+        )
     return ""

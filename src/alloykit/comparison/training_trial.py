@@ -43,14 +43,14 @@ def training_trial(candidate: Candidate, setting: Setting) -> Trial:
     seconds = time.perf_counter() - started
     recipe = {
         "kind": "trained",
-        "on": candidate.method,
+        "learns_from": candidate.learns_from,
         "members": list(candidate.members),
         "start": list(candidate.start),
         "training": setting.training.to_json(),
         "state": setting.kept.put(candidate.name, model.state_dict()),
     }
     kind = output_kind(setting)
-    seen = candidate.method == "validation"
+    seen = candidate.learns_from == "validation"
     return Trial(
         recipe=recipe,
         validation=None if seen else log_probabilities(predict(model, setting.validation), kind),
@@ -97,25 +97,22 @@ def _taught(
     model: nn.Module, candidate: Candidate, setting: Setting
 ) -> tuple[History, tuple[str, ...]]:
     assert setting.training is not None
-    loss = DistillationLoss(
-        task=setting.task,
-        student_form="probabilities" if output_kind(setting) == "probabilities" else "logits",
-    )
+    loss = DistillationLoss(task=setting.task)
     rows = hold(setting.examples("train"))
-    rows = replace(rows, extra={"teacher": teaching(candidate.method, setting)})
+    rows = replace(rows, extra={"teacher": teaching(candidate.learns_from, setting)})
 
     def of_part(student: nn.Module, part: Part) -> Tensor:
         found: Tensor = loss(forward(student, part.inputs), part.extra["teacher"], part.targets)
         return found
 
     history = train(model, rows, of_part, setting.training)
-    return history, (f"learned from the {candidate.method} and from the labels of train",)
+    return history, (f"learned from the {candidate.learns_from} and from the labels of train",)
 
 
-def teaching(method: str, setting: Setting) -> Tensor:
+def teaching(teacher: str, setting: Setting) -> Tensor:
     """What the teacher says on train, shaped like a member's outputs."""
     stack = setting.train_predictions.outputs
-    if method != HEAD:
+    if teacher != HEAD:
         rule = average("values" if setting.task == "regression" else "probabilities")
         return rule.combine(stack, {})
     every = Candidate(HEAD, "fusion", HEAD, members=setting.train_predictions.members)
@@ -128,7 +125,7 @@ def _retrained(
     model: nn.Module, candidate: Candidate, setting: Setting
 ) -> tuple[History, tuple[str, ...]]:
     assert setting.training is not None
-    if candidate.method == "train":
+    if candidate.learns_from == "train":
         rows = hold(setting.examples("train"))
         notes = ("the ceiling: what one model learns where all data may be pooled",)
     else:

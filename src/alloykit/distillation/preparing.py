@@ -1,4 +1,4 @@
-"""What a distillation needs before it starts, checked before anything is written."""
+"""All that a distillation starts from: data, student, teachers, and what they say."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alloykit.data.batches import Inputs, as_inputs, forward, length, placed
-from alloykit.data.examples import Examples, as_examples, from_arrays
-from alloykit.data.splits import OnOverlap, check_splits
+from alloykit.data.batches import Inputs, forward, placed
+from alloykit.data.examples import Examples, as_examples
+from alloykit.data.splits import OnOverlap
+from alloykit.distillation.checking import checked_splits, student_shape, training_examples
 from alloykit.distillation.features import LayerOutput, Learner
 from alloykit.distillation.mapping import ClassMap, check_classes, mapped_teachers
-from alloykit.distillation.objective import DistillationLoss, require_coarse
-from alloykit.distillation.outputs import Form
+from alloykit.distillation.objective import DistillationLoss
 from alloykit.distillation.store import Keep, StoredOutputs, given_outputs, stored_outputs
 from alloykit.distillation.student import Knowledge
 from alloykit.distillation.teacher import (
@@ -29,22 +28,10 @@ from alloykit.distillation.teacher import (
     digest_of,
     named_teachers,
 )
-from alloykit.ensembling.outputs import output_tensor
 from alloykit.errors import DataError, InvalidParameter, MissingInput
-from alloykit.evaluation.predicting import detect_kind, evaluating
+from alloykit.evaluation.predicting import evaluating
 from alloykit.training.rows import Columns
 from alloykit.types import Task
-
-FEWEST = 2
-"""Examples that a student can learn from: BatchNorm takes no batch of one."""
-
-
-@dataclass(frozen=True)
-class StudentShape:
-    """What a student returns: how many classes (0 for regression), and in which form."""
-
-    classes: int
-    form: Form
 
 
 @dataclass(frozen=True)
@@ -104,7 +91,7 @@ def prepared(
         MissingInput: Labels are needed.
         AlloyError: See the parts.
     """
-    examples, labelled = training_examples(train, task)
+    examples, labelled = training_examples(train)
     if loss.needs_labels and not labelled:
         raise MissingInput(loss.missing_labels())
     held_out = None if validation is None else as_examples(validation, "validation")
@@ -133,115 +120,6 @@ def prepared(
         sample = examples.inputs_sample()
         features = prepared_features(learner, teachers, layers[1], sample, loss, seed)
     return Prepared(learner, loss, examples, labelled, held_out, teacher, features, task)
-
-
-def training_examples(train: Any, task: Task) -> tuple[Examples, bool]:
-    """The split that a student learns on, and whether it has labels.
-
-    Args:
-        train: As every verb takes it; or inputs alone: a tensor, an array, a mapping of tensors,
-            or (inputs, None).
-        task: What its labels are for.
-
-    Example:
-        >>> split, labelled = training_examples(torch.zeros(3, 2), "classification")
-        >>> len(split), labelled
-        (3, False)
-    """
-    if isinstance(train, tuple) and len(train) == 2 and train[1] is None:
-        train = train[0]
-    elif not isinstance(train, Tensor | np.ndarray | Mapping):
-        return as_examples(train, "train"), True
-    inputs = as_inputs(train, "inputs of train")
-    # Examples have targets; these stand for none and are never read.
-    return from_arrays(inputs, torch.zeros(length(inputs), dtype=torch.long), "train"), False
-
-
-def check_options(
-    loss: DistillationLoss,
-    teachers: Any,
-    *,
-    layers: tuple[str, str] | None,
-    weights: Weights,
-    stored: Any,
-    keep: Keep,
-    augment: Any,
-) -> None:
-    """Refuse options that exclude each other.
-
-    Raises:
-        InvalidParameter: They do.
-        MissingInput: A loss of features without layers.
-    """
-    fixed = isinstance(teachers, Tensor | StoredOutputs)
-    if fixed and (augment is not None or weights is not None or loss.on_features):
-        what = "augment" if augment is not None else "weights" if weights is not None else "layers"
-        raise InvalidParameter(
-            f"'{what}' needs the teachers themselves, and their outputs were given. Give modules."
-        )
-    if augment is not None and stored is not None:
-        raise InvalidParameter(
-            "'stored' and 'augment' exclude each other: augmented inputs change in every step, so "
-            "the teacher has to see them then. Leave out one of the two."
-        )
-    if not isinstance(keep, str):
-        require_coarse(loss.on_outputs, keep)
-    names = ", ".join(term.loss.name for term in loss.on_features)
-    if names and layers is None:
-        raise MissingInput(
-            f"The loss {names} compares features: pass layers=(student's layer, teacher's layer)."
-        )
-    if layers is not None and not names:
-        raise InvalidParameter(
-            "'layers' is for losses of features. Add one: loss={'kl': 1, 'hint': 1}."
-        )
-
-
-def student_shape(student: nn.Module, inputs: Inputs, task: Task) -> StudentShape:
-    """What a student returns for a batch; a single output per example counts as a logit.
-
-    Example:
-        >>> student_shape(nn.Linear(2, 1), torch.zeros(4, 2), "classification")
-        StudentShape(classes=2, form='logits')
-    """
-    with evaluating(student):
-        outputs = output_tensor(forward(student, placed(inputs, student)))
-    if task == "regression":
-        return StudentShape(0, "logits")
-    single = outputs.dim() == 1 or outputs.shape[1:] == (1,)
-    kind = "logits" if single else detect_kind(outputs, task)
-    form: Form = "probabilities" if kind == "probabilities" else "logits"
-    return StudentShape(classes_in(outputs), form)
-
-
-def checked_splits(
-    train: Examples,
-    validation: Examples | None,
-    *,
-    labelled: bool,
-    task: Task,
-    classes: int,
-    on_overlap: OnOverlap,
-) -> Examples:
-    """The training examples, once both splits are fit to be used.
-
-    Raises:
-        DataError: Too few examples, or labels that cannot be used.
-        DataLeak: Both share examples, and ``on_overlap`` is "error".
-    """
-    if len(train) < FEWEST:
-        raise DataError(
-            f"The train split has {len(train)} examples, and a student needs at least {FEWEST}."
-        )
-    known = classes or None
-    if labelled:
-        splits = [train] if validation is None else [train, validation]
-        return check_splits(splits, task=task, classes=known, on_overlap=on_overlap)[0]
-    if validation is None:
-        return train
-    check_splits([validation], task=task, classes=known)
-    # Only inputs decide about overlap; as values, labels that stand for none pass.
-    return check_splits([train, validation], task="regression", on_overlap=on_overlap)[0]
 
 
 def prepared_teacher(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from alloykit.distillation.contract import SoftLoss, check_temperature, require_task
 from alloykit.errors import InvalidParameter, did_you_mean
@@ -47,6 +47,11 @@ def soft_terms(
         >>> soft_terms({"kl": 1, "hint": 0.5}, task="classification", temperature=2, parameters={})
         (kl(T=2), 0.5 x hint)
     """
+    if task not in get_args(Task):
+        raise InvalidParameter(
+            f"'task' must be one of {', '.join(get_args(Task))}. Got {task!r}."
+            f"{did_you_mean(str(task), get_args(Task))}"
+        )
     check_temperature(temperature, "a distillation")
     if losses is None:
         losses = "values" if task == "regression" else "kl"

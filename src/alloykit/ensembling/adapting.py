@@ -156,6 +156,12 @@ class Adapted(nn.Module):
         else:
             self.place = None
 
+    def adaptation(self) -> tuple[Any, ...]:
+        """What it does to inputs and classes: equal for members whose weights may be averaged."""
+        mean, std = (tuple(tensor.flatten().tolist()) for tensor in (self.mean, self.std))
+        place = None if self.place is None else tuple(self.place.tolist())
+        return (mean, std, self.size, self.transform, place, self.kind)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Transform the inputs, run the member, map its classes."""
         tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]

@@ -31,8 +31,8 @@ def attention_mean(
     p = softmax(W [Σ aₘ xₘ; mean of the xₘ] + b), with a as in ``attention``; W starts at
     [I/2, I/2]
 
-    Use it when attention alone is unsteady: the mean is always there to fall back to. On skewed
-    parts of the data it was as good as attention or up to 7 points better.
+    Use it when attention alone is unsteady: the mean is always there to fall back to. Over outputs
+    it measured like ``attention``; over features it was about a point better on 26 classes.
 
     It is trained by AdamW on four rows in five and stopped by the fifth. For outputs the last
     layer starts as the identity, so that it begins near the attended members themselves.

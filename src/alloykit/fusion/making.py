@@ -16,6 +16,7 @@ from alloykit.fusion.checking import (
     cross_fitted,
     held_back,
     require_enough,
+    settled,
 )
 from alloykit.fusion.collecting import Progress, gather
 from alloykit.fusion.finetuning import finetune_fusion
@@ -114,7 +115,7 @@ def solved(
     fitted = options.head.fit(rows.data, rows.shape)
     if checked is None:
         measured, how = rows, "cross-fitted"
-        judged: nn.Module = cross_fitted(options.head, rows, seed=options.seed)
+        judged: nn.Module = cross_fitted(settled(options.head, fitted), rows, seed=options.seed)
     else:
         asked = {**options.reading, "classes": rows.shape.outputs}
         measured, how, judged = gather(modules, checked, **asked), "held out", fitted.module
