@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from alloykit.fusion.head import FittedHead, FusionHead, HeadData, HeadShape, Source
 from alloykit.registry import fusion_heads
-from alloykit.types import FittedHead, FusionHead, HeadData, HeadShape, Source, Task
+from alloykit.types import Task
 
 Factory = Callable[[], FusionHead]
 EXACT = {"rtol": 1e-5, "atol": 1e-5}

@@ -12,8 +12,8 @@ from torch import nn
 
 from alloykit.fusion.concat import concat
 from alloykit.fusion.contract import shown_head
+from alloykit.fusion.head import FittedHead, HeadData
 from alloykit.registry import fusion_heads
-from alloykit.types import FittedHead, HeadData
 
 TASKS = ("classification", "regression")
 SHORT = {"epochs": 3}

@@ -18,7 +18,8 @@ from alloykit.fusion.checking import (
     require_enough,
 )
 from alloykit.fusion.collecting import gather
-from alloykit.types import FittedHead, FusionHead, Interval
+from alloykit.fusion.head import FittedHead, FusionHead
+from alloykit.types import Interval
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 Y = X.argmax(1)

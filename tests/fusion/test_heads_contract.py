@@ -11,9 +11,9 @@ from alloykit.fusion.concat import concat
 from alloykit.fusion.contract import candidate_heads, shown_head
 from alloykit.fusion.feeding import Answer, Feed, Standard
 from alloykit.fusion.gated import gated
+from alloykit.fusion.head import HeadData, HeadShape
 from alloykit.fusion.log_pool import log_pool
 from alloykit.registry import fusion_heads
-from alloykit.types import HeadData, HeadShape
 
 SHAPE = HeadShape((2, 2), 2, "classification")
 

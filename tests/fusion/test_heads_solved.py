@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from alloykit.ensembling.per_class import per_class
 from alloykit.errors import InvalidParameter
 from alloykit.fusion.concat import concat
+from alloykit.fusion.head import HeadData, HeadShape
 from alloykit.fusion.log_pool import log_pool
-from alloykit.types import HeadData, HeadShape
 
 
 def outputs(seed=0, members=3, rows=90, classes=4, sharp=3.0):

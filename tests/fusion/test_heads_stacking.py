@@ -16,9 +16,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 from alloykit.errors import CheckpointError, DataError, InvalidParameter, MissingExtra, MissingInput
+from alloykit.fusion.head import HeadData, HeadShape
 from alloykit.fusion.stacked import StackedEstimator, StackedLinear
 from alloykit.fusion.stacking import stacking
-from alloykit.types import HeadData, HeadShape
 
 MEMBERS = 3
 

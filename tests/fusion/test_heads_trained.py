@@ -13,9 +13,9 @@ from alloykit.fusion.attention_mean import attention_mean
 from alloykit.fusion.concat import concat
 from alloykit.fusion.feeding import Standard
 from alloykit.fusion.gated import gated
+from alloykit.fusion.head import HeadData, HeadShape
 from alloykit.fusion.learning import head_loss, seeded
 from alloykit.fusion.parting import held_out
-from alloykit.types import HeadData, HeadShape
 
 CLASSES = HeadShape((3, 3), 3, "classification")
 

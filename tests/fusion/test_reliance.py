@@ -11,9 +11,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from alloykit.errors import DataError, InvalidParameter, MissingInput
+from alloykit.fusion.head import HeadData, HeadShape
 from alloykit.fusion.reliance import Reliance, reliance
 from alloykit.fusion.reliance_picture import picture
-from alloykit.types import HeadData, HeadShape
 
 LOGS = (
     torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]).log(),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alloykit.api.inputs import as_training
 from alloykit.data.batches import Inputs
 from alloykit.data.splits import OnOverlap
 from alloykit.distillation.checking import check_options
@@ -52,7 +53,7 @@ def distill(
     alpha: float = 0.5,
     weights: Weights = None,
     task: Task = "classification",
-    training: Training | None = None,
+    training: Training | Mapping[str, Any] | None = None,
     stored: str | Path | None = None,
     keep: Keep = "full",
     augment: Callable[[Inputs], Inputs] | None = None,
@@ -93,7 +94,7 @@ def distill(
             default all the same.
         task: "classification", "regression" or "tokens" (one label per position, -100 where none
             counts).
-        training: Epochs, step size, schedule, patience, seed and the like.
+        training: A ``Training``, or a mapping of its settings: epochs, step size, patience ...
         stored: Folder for the teacher's outputs: a second run of the same data and teacher, or one
             after a crash, reads them. By default in memory, or inside ``snapshot``.
         keep: "full" (float32), "half" (float16 logarithms), or how many of the best classes to
@@ -141,7 +142,7 @@ def distill(
         keep=keep,
         augment=augment,
     )
-    settings = training or Training()
+    settings = as_training(training)
     check_patience(settings, validation is not None)
     run = prepared(
         student,

@@ -22,12 +22,13 @@ from alloykit.fusion.collecting import Progress, gather
 from alloykit.fusion.contract import shown_head
 from alloykit.fusion.finetuning import FINE_TUNING
 from alloykit.fusion.fused import Fused, FusionReport, reported
+from alloykit.fusion.head import FusionHead
 from alloykit.fusion.making import Made, Options, refined, solved
 from alloykit.fusion.out_of_fold import Retrain, gather_out_of_fold
 from alloykit.fusion.reading import ContextSource, Sources, check_sources
 from alloykit.registry import fusion_heads
 from alloykit.training.settings import Training
-from alloykit.types import FusionHead, Split, Task
+from alloykit.types import Split, Task
 
 
 def fuse(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from alloykit.api.inputs import Models, named, opened_base, sources_of
+from alloykit.api.inputs import Models, as_training, named, opened_base, sources_of
 from alloykit.checkpoints.loading import load_state, state_dict
 from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.comparison.comparing import Comparison, Progress, run_comparison
@@ -86,7 +86,7 @@ def compare(
     validation: Any,
     test: Any,
     train: Any = None,
-    training: Training | None = None,
+    training: Training | Mapping[str, Any] | None = None,
     student: Callable[[], nn.Module] | None = None,
     architecture: Callable[[], nn.Module] | None = None,
     base: Any = None,
@@ -117,7 +117,8 @@ def compare(
         train: What the members were trained on, or such data. Its inputs re-estimate BatchNorm
             statistics (by default validation's do), students and retrained models learn from it,
             and validation examples that are also in it are reported.
-        training: How students and retrained models learn; by default none is trained.
+        training: How students and retrained models learn: a ``Training``, or a mapping of its
+            settings such as {"epochs": 30}; by default none is trained.
         student: Builds students and retrained models of another architecture; by default they
             are built anew like the first of the members that share one.
         architecture: Builds the module that checkpoints are loaded into.
@@ -166,7 +167,7 @@ def compare(
         base=open_checkpoint(base) if base is not None else None,
         ordered=ordered,
         train=learning,
-        training=training,
+        training=None if training is None else as_training(training),
         student=student,
         leaked=leaked(learning, checked[-2]),
         seed=seed,

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from alloykit.types import Family, Source
+from alloykit.fusion.head import Source
+from alloykit.types import Family
 
 
 @dataclass(frozen=True)

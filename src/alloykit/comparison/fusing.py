@@ -15,10 +15,11 @@ from alloykit.comparison.setting import Setting
 from alloykit.comparison.trial import FOLDS, Trial, folds
 from alloykit.data.splits import IGNORED
 from alloykit.fusion.checking import settled
+from alloykit.fusion.head import FittedHead, FusionHead, HeadData, HeadShape
 from alloykit.fusion.module import Fusion
 from alloykit.fusion.reliance import reliance
 from alloykit.registry import fusion_heads
-from alloykit.types import FittedHead, FusionHead, HeadData, HeadShape, Predictions, Split
+from alloykit.types import Predictions, Split
 
 
 def fusion_trial(candidate: Candidate, setting: Setting) -> Trial:

@@ -22,7 +22,8 @@ from alloykit.ensembling.stack import member_stack
 from alloykit.errors import DataError, MissingInput, listing
 from alloykit.evaluation.metrics import Metric
 from alloykit.evaluation.predicting import detect_kind, log_probabilities, predict
-from alloykit.fusion.collecting import Gathered, gather
+from alloykit.fusion.collecting import gather
+from alloykit.fusion.gathered import Gathered
 from alloykit.training.settings import Training
 from alloykit.types import Checkpoint, Kind, Predictions, Split, Task
 

@@ -80,7 +80,7 @@ def _not_trained(candidate: Candidate, setting: Setting) -> str:
         return f"{HEAD} is not made for {setting.task}."
     if setting.training is None:
         return (
-            "It trains a model, which takes time: ask for it with training=Training(epochs=...), "
+            "It trains a model, which takes time: ask for it with training={"epochs": ...}, "
             "or the key 'training' of a study."
         )
     if candidate.learns_from != "validation" and setting.train is None:

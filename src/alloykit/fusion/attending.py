@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from alloykit.errors import InvalidParameter, listing
 from alloykit.fusion.contract import Layer
 from alloykit.fusion.feeding import Answer, Feed, FeedName, Standard, feed_for, feed_mistakes
+from alloykit.fusion.head import FittedHead, HeadData, HeadShape
 from alloykit.fusion.learning import learn, seeded
 from alloykit.training.settings import Training
-from alloykit.types import FittedHead, HeadData, HeadShape
 
 START = 8.0
 """Scores that the last layer gives a probability of one before it is trained: with ten classes a

@@ -63,7 +63,7 @@ def attention(
 
     Example:
         >>> import torch
-        >>> from alloykit.types import HeadData, HeadShape
+        >>> from alloykit.fusion.head import HeadData, HeadShape
         >>> members = torch.rand(3, 40, 2, generator=torch.Generator().manual_seed(0))
         >>> members = tuple(members.log_softmax(-1))
         >>> data = HeadData(members, members[1].argmax(1))

@@ -16,9 +16,10 @@ from alloykit.errors import DataError
 from alloykit.evaluation.metrics import metric
 from alloykit.evaluation.uncertainty import improvement
 from alloykit.fusion.gathered import Gathered
+from alloykit.fusion.head import FittedHead, FusionHead
 from alloykit.fusion.out_of_fold import fold_rows
 from alloykit.registry import fusion_heads
-from alloykit.types import FittedHead, FusionHead, Interval
+from alloykit.types import Interval
 
 FOLDS = 5
 """Parts that a split is cut into for the check."""

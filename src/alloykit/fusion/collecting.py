@@ -17,6 +17,7 @@ from alloykit.errors import DataError, listing
 from alloykit.evaluation.predicting import detect_kind, evaluating, log_probabilities, predict
 from alloykit.fusion.features import feature_rows
 from alloykit.fusion.gathered import Gathered
+from alloykit.fusion.head import HeadData, HeadShape, Source
 from alloykit.fusion.module import Fusion
 from alloykit.fusion.reading import (
     ContextSource,
@@ -28,7 +29,7 @@ from alloykit.fusion.reading import (
     require_equal_rows,
     seen,
 )
-from alloykit.types import HeadData, HeadShape, Kind, Source, Task
+from alloykit.types import Kind, Task
 
 Progress = Callable[[str, int, int], None]
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from alloykit.errors import InvalidParameter, listing
 from alloykit.fusion.contract import EVERY_TASK, Layer, fusion_head
 from alloykit.fusion.feeding import Answer, Feed, FeedName, feed_for, feed_mistakes
+from alloykit.fusion.head import FittedHead, HeadData, HeadShape
 from alloykit.fusion.learning import learn, seeded
 from alloykit.fusion.linear_layer import PULLS, plain_mean, solve_layer
 from alloykit.training.settings import Training
-from alloykit.types import FittedHead, HeadData, HeadShape
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
@@ -77,7 +77,7 @@ def concat(
         InvalidParameter: Parameters outside their ranges; all are listed.
 
     Example:
-        >>> from alloykit.types import HeadData, HeadShape
+        >>> from alloykit.fusion.head import HeadData, HeadShape
         >>> members = torch.tensor([[[0.9, 0.1], [0.8, 0.2]], [[0.7, 0.3], [0.1, 0.9]]]).log()
         >>> data = HeadData(tuple(members), torch.tensor([0, 1]))
         >>> fitted = concat(pull=1).fit(data, HeadShape((2, 2), 2, "classification"))

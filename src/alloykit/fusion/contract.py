@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from alloykit.errors import DataError, InvalidParameter, MissingInput, listing
+from alloykit.fusion.head import FittedHead, FusionHead, HeadData, HeadShape, Source
 from alloykit.registry import fusion_heads
-from alloykit.types import FittedHead, FusionHead, HeadData, HeadShape, Source, Task
+from alloykit.types import Task
 
 Context = Literal["none", "optional", "required"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from alloykit.errors import InvalidParameter, did_you_mean
-from alloykit.types import HeadData, HeadShape
+from alloykit.fusion.head import HeadData, HeadShape
 
 FeedName = Literal["log", "sqrt", "probabilities", "standard"]
 

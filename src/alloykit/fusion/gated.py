@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from alloykit.errors import InvalidParameter
 from alloykit.fusion.contract import EVERY_TASK, OUTPUTS, Layer, fusion_head
 from alloykit.fusion.feeding import Standard
+from alloykit.fusion.head import FittedHead, HeadData, HeadShape
 from alloykit.fusion.learning import learn, seeded
 from alloykit.training.settings import Training
-from alloykit.types import FittedHead, HeadData, HeadShape
 
 
 @fusion_head(
@@ -57,7 +57,7 @@ def gated(
         InvalidParameter: Hidden sizes below 1.
 
     Example:
-        >>> from alloykit.types import HeadData, HeadShape
+        >>> from alloykit.fusion.head import HeadData, HeadShape
         >>> context = torch.tensor([[-1.0], [1.0]]).repeat(40, 1)
         >>> sure, wrong = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.1, 0.9]]).log()
         >>> members = (sure.expand(80, 2), wrong.expand(80, 2))

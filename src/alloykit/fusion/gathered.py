@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from alloykit.data.storage import room
-from alloykit.types import HeadData, HeadShape, Kind
+from alloykit.fusion.head import HeadData, HeadShape
+from alloykit.types import Kind
 
 BLOCK = 1 << 16
 """Rows copied at a time."""

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alloykit.fusion.feeding import Standard
+from alloykit.fusion.head import FittedHead, HeadData, HeadShape
 from alloykit.fusion.parting import held_out
 from alloykit.training.loop import Validation, train
 from alloykit.training.rows import Part, Rows
 from alloykit.training.settings import Training
-from alloykit.types import FittedHead, HeadData, HeadShape
 
 Made = TypeVar("Made")
 

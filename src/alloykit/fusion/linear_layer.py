@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from alloykit.fusion.feeding import FeedName, gives_classes
+from alloykit.fusion.head import HeadShape
 from alloykit.fusion.solving import Solution, cross_validated, ridge, softmax_regression
-from alloykit.types import HeadShape
 
 PULLS = (1.0, 3.0, 10.0, 30.0)
 """What cross-validation chooses from: the range of the best ones on digits and letters, with

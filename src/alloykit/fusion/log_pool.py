@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from alloykit.ensembling.per_class import solved
 from alloykit.errors import InvalidParameter
 from alloykit.fusion.contract import CLASSES, OUTPUTS, Layer, fusion_head
-from alloykit.types import FittedHead, HeadData, HeadShape
+from alloykit.fusion.head import FittedHead, HeadData, HeadShape
 
 FLOOR = -15.0
 """Log-probabilities below this count as this: e^-15 is 3 in ten million."""
@@ -43,7 +43,7 @@ def log_pool(pull: float = 1.0) -> Layer:
         InvalidParameter: ``pull`` not above zero.
 
     Example:
-        >>> from alloykit.types import HeadData, HeadShape
+        >>> from alloykit.fusion.head import HeadData, HeadShape
         >>> members = torch.tensor([[[0.9, 0.1], [0.8, 0.2]], [[0.7, 0.3], [0.1, 0.9]]]).log()
         >>> data = HeadData(tuple(members), torch.tensor([0, 1]))
         >>> fitted = log_pool().fit(data, HeadShape((2, 2), 2, "classification"))

@@ -21,12 +21,13 @@ from alloykit.fusion.checking import (
 from alloykit.fusion.collecting import Progress, gather
 from alloykit.fusion.finetuning import finetune_fusion
 from alloykit.fusion.gathered import Gathered
+from alloykit.fusion.head import FittedHead, FusionHead
 from alloykit.fusion.module import Fusion
 from alloykit.fusion.reading import ContextSource, Sources
 from alloykit.fusion.reliance import Reliance, reliance
 from alloykit.training.rows import hold
 from alloykit.training.settings import Training
-from alloykit.types import FittedHead, FusionHead, Task
+from alloykit.types import Task
 
 
 @dataclass(frozen=True)

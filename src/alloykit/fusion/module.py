@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from alloykit.errors import InvalidParameter
 from alloykit.evaluation.predicting import detect_kind
 from alloykit.fusion.features import feature_rows
+from alloykit.fusion.head import Source
 from alloykit.fusion.reading import (
     ContextSource,
     Sources,
@@ -23,7 +24,7 @@ from alloykit.fusion.reading import (
     require_equal_rows,
     seen,
 )
-from alloykit.types import Kind, Source, Task
+from alloykit.types import Kind, Task
 
 
 class Fusion(nn.Module):

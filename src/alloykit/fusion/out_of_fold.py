@@ -15,9 +15,10 @@ from alloykit.data.splits import check_splits, shared
 from alloykit.errors import DataError, DataLeak, InvalidParameter, listing
 from alloykit.fusion.collecting import Progress, Said, answer, ask, assembled
 from alloykit.fusion.gathered import Gathered
+from alloykit.fusion.head import HeadData
 from alloykit.fusion.reading import ContextSource, Sources
 from alloykit.training.rows import Rows, hold
-from alloykit.types import HeadData, Task
+from alloykit.types import Task
 
 Retrain = Callable[[str, Inputs, Tensor], nn.Module]
 """(member's name, inputs, targets) -> a model trained as that member was, on these examples."""

@@ -12,7 +12,8 @@ from alloykit.ensembling.outputs import output_tensor
 from alloykit.ensembling.stack import member_stack
 from alloykit.errors import DataError, InvalidParameter, MissingInput, listing
 from alloykit.fusion.features import last_layer, require_layers, watching
-from alloykit.types import Kind, Source, Task
+from alloykit.fusion.head import Source
+from alloykit.types import Kind, Task
 
 Sources = Source | Mapping[str, str]
 """What members give the head: "outputs", "features" (of the last layer), or member -> layer."""

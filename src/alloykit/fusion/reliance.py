@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alloykit.errors import DataError, InvalidParameter
-from alloykit.types import HeadData, HeadShape
+from alloykit.fusion.head import HeadData, HeadShape
 
 Measure = Literal["log_loss", "accuracy", "squared_error"]
 Table = tuple[tuple[float, ...], ...]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from alloykit.errors import CheckpointError, MissingInput
 from alloykit.evaluation.predicting import LOWEST, SMALLEST
 from alloykit.fusion.feeding import Feed, FeedName, feed_for, gives_classes
-from alloykit.types import HeadData, HeadShape
+from alloykit.fusion.head import HeadData, HeadShape
 
 
 class SideBySide(nn.Module):

@@ -11,8 +11,8 @@ from alloykit.data.importing import import_object
 from alloykit.errors import InvalidParameter, MissingExtra, did_you_mean, listing
 from alloykit.fusion.contract import EVERY_TASK, Layer, fusion_head
 from alloykit.fusion.feeding import FeedName, feed_mistakes
+from alloykit.fusion.head import FittedHead, HeadData, HeadShape
 from alloykit.fusion.stacked import StackedEstimator, StackedLinear
-from alloykit.types import FittedHead, HeadData, HeadShape
 
 
 @fusion_head(
@@ -53,7 +53,7 @@ def stacking(
 
     Example:
         >>> import torch
-        >>> from alloykit.types import HeadData, HeadShape
+        >>> from alloykit.fusion.head import HeadData, HeadShape
         >>> members = torch.tensor([[[0.9, 0.1], [0.8, 0.2]], [[0.7, 0.3], [0.1, 0.9]]]).log()
         >>> data = HeadData(tuple(members), torch.tensor([0, 1]))
         >>> head = stacking("sklearn.neighbors:KNeighborsClassifier", {"n_neighbors": 1})
