@@ -163,7 +163,7 @@ def test_other_settings_of_training_are_another_comparison(
 
 def test_nothing_is_trained_unless_asked_for(members: dict[str, nn.Module]) -> None:
     rows = {row.candidate: row for row in compare(members, candidates=["distill", "retrain"]).rows}
-    assert all("training={"epochs": ...}" in rows[name].reason for name in STUDENTS)
+    assert all("training={" in rows[name].reason for name in STUDENTS)
     untaught = compare(members, training=TRAINING, candidates=["distill"])
     reasons = {row.reason for row in untaught.rows if row.family == "student"}
     assert reasons == {"It trains on the train split, and none was given."}

@@ -73,14 +73,9 @@ def training_candidates(setting: Setting) -> Iterator[Candidate]:
 
 
 def _not_trained(candidate: Candidate, setting: Setting) -> str:
-    if (
-        candidate.learns_from == HEAD
-        and setting.task not in fusion_heads.entry(HEAD).contract["tasks"]
-    ):
-        return f"{HEAD} is not made for {setting.task}."
     if setting.training is None:
         return (
-            "It trains a model, which takes time: ask for it with training={"epochs": ...}, "
+            'It trains a model, which takes time: ask for it with training={"epochs": ...}, '
             "or the key 'training' of a study."
         )
     if candidate.learns_from != "validation" and setting.train is None:
