@@ -103,7 +103,7 @@ def test_records_are_json_whatever_the_rows_hold():
 
 def test_records_keep_every_row_and_field_of_the_sample():
     records = leaderboard_records(sample().rows)
-    assert len(records) == 22
+    assert len(records) == 26
     assert json.loads(json.dumps(records, allow_nan=False)) == records
     assert records[4]["costs"]["forward_passes"] == 4
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from alloykit.comparison.study import check_study, prepare, read_study, study_schema
+from alloykit.comparison.preparing import prepare
+from alloykit.comparison.study import check_study, read_study, study_schema
 from alloykit.errors import InvalidStudy
 from study_files import write_study
 

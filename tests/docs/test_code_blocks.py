@@ -13,11 +13,17 @@ import yaml
 from alloykit.cli import main
 from alloykit.comparison.study import check_study
 from alloykit.recipes.reading import read_recipe
-from alloykit.registry import ensemble_rules, merge_methods, soups
+from alloykit.registry import (
+    distillation_losses,
+    ensemble_rules,
+    fusion_heads,
+    merge_methods,
+    soups,
+)
 from docs.pages import ROOT, Block, blocks, pages
 
 HERE = Path(__file__).parent
-REGISTRIES = (merge_methods, ensemble_rules, soups)
+REGISTRIES = (merge_methods, ensemble_rules, soups, fusion_heads, distillation_losses)
 NOT_RUN = {"demo"}
 """Commands that take long, and have a test of their own in tests/cli."""
 

@@ -11,7 +11,14 @@ import re
 import pytest
 
 import alloykit
-from alloykit.registry import Entry, ensemble_rules, merge_methods, soups
+from alloykit.registry import (
+    Entry,
+    distillation_losses,
+    ensemble_rules,
+    fusion_heads,
+    merge_methods,
+    soups,
+)
 
 LONGEST_FIRST_LINE = 100
 
@@ -22,7 +29,7 @@ MODULES = sorted(
 )
 FACTORIES = [
     pytest.param(entry, registry.sort, id=f"{registry.sort} {entry.name}")
-    for registry in (merge_methods, ensemble_rules, soups)
+    for registry in (merge_methods, ensemble_rules, soups, fusion_heads, distillation_losses)
     for entry in registry.entries()
 ]
 

@@ -40,7 +40,8 @@ def compare(
 ) -> None:
     """Try every way of combining that applies, and say which is worth shipping."""
     from alloykit.comparison.comparing import run_comparison
-    from alloykit.comparison.study import output_folder, prepare, read_study, study_schema
+    from alloykit.comparison.preparing import prepare
+    from alloykit.comparison.study import output_folder, read_study, study_schema
 
     if schema:
         print_json(study_schema())

@@ -18,7 +18,8 @@ def diagnose(
     from dataclasses import asdict
 
     from alloykit.comparison.diagnosis import diagnose_members
-    from alloykit.comparison.study import prepare, read_study
+    from alloykit.comparison.preparing import prepare
+    from alloykit.comparison.study import read_study
 
     barriers = diagnose_members(prepare(read_study(study), study.parent), most_pairs=None)
     if as_json:

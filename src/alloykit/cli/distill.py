@@ -63,7 +63,8 @@ def distill(
     study's key 'student'.
     """
     import alloykit
-    from alloykit.comparison.study import prepare, read_study
+    from alloykit.comparison.preparing import prepare
+    from alloykit.comparison.study import read_study
     from alloykit.comparison.training_trial import starting_point
     from alloykit.training.settings import Training
 

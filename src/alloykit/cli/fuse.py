@@ -49,7 +49,8 @@ def fuse(
     """
     import alloykit
     from alloykit.checkpoints.exporting import save_exported
-    from alloykit.comparison.study import prepare, read_study
+    from alloykit.comparison.preparing import prepare
+    from alloykit.comparison.study import read_study
     from alloykit.data.batches import placed
 
     check_target(output, ".pt2", overwrite)

@@ -57,7 +57,7 @@ def stats(
 ) -> None:
     """Collect what a merge needs to know of models on data: Fisher diagonals, Gram matrices."""
     import alloykit
-    from alloykit.comparison.study import built_module
+    from alloykit.comparison.preparing import built_module
     from alloykit.data.sources import load_split
 
     if task not in TASKS:

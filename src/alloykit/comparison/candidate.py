@@ -57,5 +57,7 @@ def _words(parameters: Mapping[str, Any]) -> Iterator[str]:
     for name, value in parameters.items():
         if isinstance(value, Mapping):
             yield from _words(value)
+        elif isinstance(value, list | tuple):
+            yield f"{name} {' '.join(map(str, value))}"
         elif value is not None and value is not False:
             yield value if isinstance(value, str) else f"{name} {value}"

@@ -151,7 +151,10 @@ def _notes(setting: Setting) -> tuple[str, ...]:
 
 
 def _history(fitted: FittedHead) -> dict[str, Any]:
-    return {"epochs": list(fitted.history)} if fitted.history else {}
+    if not fitted.history:
+        return {}
+    best = fitted.chosen.get("epochs", 0)
+    return {"epochs": list(fitted.history), "metric": "log_loss", "best": best, "stopped": ""}
 
 
 def _reliance(

@@ -122,7 +122,8 @@ def test_page_is_well_formed_and_complete(page):
     parsed = Page(page)
     anchors = {attrs.get("id") for _, attrs in parsed.elements}
     assert {
-        "leaderboard", "cost", "calibration", "barriers", "agreement", "members", "left-out",
+        "leaderboard", "cost", "calibration", "reliance", "learning", "barriers", "agreement",
+        "members", "left-out",
         "reproduce", "warnings", "setting",
     } <= anchors  # fmt: skip
     for text in ("Ship ", "resnet18-1.safetensors", "It takes exactly 2 models. Got 4.",
@@ -159,7 +160,7 @@ def test_table_has_headers_that_sort_and_say_so(page):
     columns = [a for t, a in parsed.elements if t == "th" and "data-first" in a]
     assert len(columns) == 12
     assert [a["aria-sort"] for a in columns if "aria-sort" in a] == ["descending"]
-    assert sum(a.get("scope") == "row" for t, a in parsed.elements if t == "th") == 18 + 4 + 4
+    assert sum(a.get("scope") == "row" for t, a in parsed.elements if t == "th") == 22 + 4 + 4 + 4
 
 
 def test_what_decides_stands_left_of_the_other_metrics():
@@ -286,7 +287,8 @@ def test_empty_parts_are_left_out():
     anchors = {attrs.get("id") for _, attrs in Page(text).elements}
     assert "leaderboard" in anchors
     assert not anchors & {
-        "cost", "calibration", "barriers", "agreement", "members", "left-out", "reproduce",
+        "cost", "calibration", "reliance", "learning", "barriers", "agreement", "members",
+        "left-out", "reproduce",
         "warnings",
     }  # fmt: skip
     assert ">Gain<" not in text
@@ -359,3 +361,38 @@ def test_writing_replaces_only_when_asked(tmp_path):
         write_report(data, target)
     assert write_report(replace(data, title="Again"), target, overwrite=True) == target
     assert "Again" in target.read_text(encoding="utf-8")
+
+
+def test_reliance_is_a_table_of_members_and_classes(page):
+    section = page[page.index('id="reliance"') : page.index('id="learning"')]
+    assert section.count('<th scope="row">') == 4
+    assert section.count('<th scope="col">') == 10
+    assert section.count("--shade") == 40
+    assert "Believed most: ‘seed 1’ for" in section
+
+
+def test_learning_curves_say_what_was_kept(page):
+    section = page[page.index('id="learning"') : page.index('id="barriers"')]
+    assert section.count("<svg") == 2
+    assert "16 epochs in 22.4" in section
+    assert "no better for 3 epochs; epoch 13 was kept." in section
+    assert "epoch 13, validation accuracy" in section
+
+
+def test_pages_without_trained_candidates_have_neither():
+    plain = tuple(replace(row, history={}, reliance={}) for row in sample().rows)
+    text = render_report(sample(rows=plain))
+    assert 'id="reliance"' not in text
+    assert 'id="learning"' not in text
+
+
+def test_numbers_that_are_missing_leave_gaps():
+    odd = {"epochs": [{"number": 1, "loss": None, "validation": None, "seconds": 0.1},
+                      {"number": 2, "loss": 1.0, "validation": None, "seconds": 0.1}],
+           "metric": "", "best": 2, "stopped": ""}  # fmt: skip
+    empty = {"members": ["a"], "classes": ["0", "1"], "what": "x", "matrix": [[None, 0.5]]}
+    last = next(row for row in sample().rows if row.family == "retrained")
+    rows = (replace(last, history=odd, reliance=empty),)
+    text = render_report(sample(rows=(*sample().rows[:6], *rows)))
+    assert "2 epochs in" in text
+    assert "nan" not in text.lower().replace("nano", "")

@@ -13,6 +13,10 @@ from alloykit.comparison.report import wording
 from alloykit.comparison.report.svg import CARD, INK, SERIES, Canvas, drawing
 
 
+MANY = 40
+"""Above this many epochs the dots are small."""
+
+
 def learning_curve(history: Mapping[str, Any], *, name: str, title: str) -> str:
     """The training loss of every epoch, and below it the validation score, as SVG.
 
@@ -52,11 +56,12 @@ def _line(
     what: str,
 ) -> None:
     axes.plot(numbers, values, color=colour, linewidth=1.8)
+    size = 4 if len(numbers) <= MANY else 2
     for number, value in zip(numbers, values, strict=True):
         if math.isfinite(value):
             text = f"epoch {number}, {what}: {wording.score(value, metric)}"
             axes.plot(
-                [number], [value], "o", ms=4, mfc=colour, mec=CARD, mew=0.6, clip_on=False,
+                [number], [value], "o", ms=size, mfc=colour, mec=CARD, mew=0.6, clip_on=False,
                 gid=canvas.hover(text), zorder=4,
             )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

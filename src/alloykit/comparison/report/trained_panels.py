@@ -90,7 +90,8 @@ def _cell(value: float, low: float, high: float) -> HeatCell:
     if not math.isfinite(value):
         return HeatCell(wording.NONE, 0)
     share = (value - low) / (high - low) if high > low else 0.5
-    return HeatCell(f"{value:.2f}", round(4 + 56 * share))
+    text = f"{value:.2f}"
+    return HeatCell("0.00" if text == "-0.00" else text.replace("-", "−"), round(4 + 56 * share))
 
 
 def _most_believed(
