@@ -8,11 +8,11 @@ an independent study with the same protocol (benchmarks/partition_figures.py hol
 FOLDER holds letter-recognition.data (UCI Letter Recognition, CC BY 4.0); digits come with
 scikit-learn. Stratified splits: 20 % test, 12 % validation that no member saw, the rest spread over
 four members by a class-wise Dirichlet draw with concentration 0.3. Inputs are standardised by the
-union's mean and deviation. Members are MLPs from one common
-start (digits 64-32, 60 epochs, batch 32, step 2e-3; letters 128-64, 30 epochs, batch 128, step
-3e-3; cosine, no decay); students learn likewise. The study does not say what its small model is: one
-hidden layer of 32 (digits) and 48 (letters) comes nearest to it when retrained on the union. Heads
-and weights see validation alone (the out-of-fold one: the partitions); test is read once per row.
+union's mean and deviation. Members are MLPs from one common start (digits 64-32, 60 epochs, batch
+32, step 2e-3; letters 128-64, 30 epochs, batch 128, step 3e-3; cosine, no decay); students learn
+likewise. The study does not say what its small model is: one hidden layer of 32 (digits) and 48
+(letters) comes nearest to it when retrained on the union. Heads and weights see validation alone
+(the out-of-fold one: the partitions); test is read once per row.
 The table is written to benchmarks/output/partition_study.md. About a quarter of an hour.
 """
 

@@ -16,6 +16,7 @@ from alloykit.api.merging import save_checkpoint
 from alloykit.comparison.comparing import Comparison, Progress
 from alloykit.errors import MissingExtra
 from alloykit.training.fitting import fit
+from alloykit.training.settings import Training
 
 PARTITIONS, CONCENTRATION = 4, 0.3
 TRAIN, VALIDATION = 800, 500
@@ -43,12 +44,14 @@ class Scene:
         title: Headline.
         story: What happened to the models before.
         train: (data, seed) -> members by name, and the base that they were fine-tuned from, if any.
+        training: How students and a model on all partitions learn; None leaves them out.
     """
 
     name: str
     title: str
     story: str
     train: Callable[[Digits, int], Trained]
+    training: Training | None = None
 
 
 def run_scene(
@@ -69,6 +72,8 @@ def run_scene(
         members,
         validation=data.validation,
         test=data.test,
+        train=data.train if scene.training else None,
+        training=scene.training,
         base=base,
         output=folder,
         overwrite=True,
@@ -167,6 +172,7 @@ SCENES = (
         "Each model saw its own quarter of the digits, with its own mix of classes. Their weights "
         "have little in common; their predictions do.",
         _partitions,
+        Training(epochs=40, batch_size=32),
     ),
     Scene(
         "fine-tunes",

@@ -60,6 +60,16 @@ def _promotable(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.is_floating_point and dtype.itemsize == 1 else dtype
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is one real number, NaN and infinity included; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is one whole number; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def normalised(
     weights: Sequence[float] | None, count: int, *, strict: bool = False
 ) -> tuple[float, ...]:

@@ -98,8 +98,9 @@ def _below(rows: Sequence[Row]) -> Text:
         found = [row for row in rows if row.status == status]
         if found:
             text.append(f"\n\n{len(found)} {status}:", style="not dim")
-        for row in found:
-            text.append(f"\n  {_printable(row.candidate)}: {_printable(row.reason)}")
+        for reason in dict.fromkeys(row.reason for row in found):
+            names = ", ".join(_printable(row.candidate) for row in found if row.reason == reason)
+            text.append(f"\n  {names}: {_printable(reason)}")
     return text
 
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from alloykit.distillation.outputs import Form, as_logits
-from alloykit.errors import DataError, InvalidParameter, MissingInput
+from alloykit.errors import DataError, InvalidParameter, MissingInput, listing
+from alloykit.numerics import is_number
 from alloykit.registry import distillation_losses
 from alloykit.types import Task
 
@@ -87,6 +88,12 @@ class SoftLoss:
         return f"{self.name}({', '.join(given)})" if self.parameters else self.name
 
 
+def _require_numbers(loss: str, given: Mapping[str, Any]) -> None:
+    wrong = [f"{n!r} is {value!r}" for n, value in given.items() if not is_number(value)]
+    if wrong:
+        raise InvalidParameter(f"The parameters of {loss} are numbers:\n{listing(wrong)}")
+
+
 def _short(parameter: str) -> str:
     return "T" if parameter == "temperature" else parameter
 
@@ -123,6 +130,7 @@ def distillation_loss(
         def build(*args: Any, **kwargs: Any) -> SoftLoss:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
+            _require_numbers(factory.__name__, bound.arguments)
             return SoftLoss(
                 name=factory.__name__,
                 parameters=dict(bound.arguments),
@@ -162,8 +170,8 @@ def require_task(loss: SoftLoss, task: Task) -> None:
 
 def check_temperature(temperature: float, loss: str) -> None:
     """Refuse a temperature that is not above zero."""
-    if not 0 < temperature < float("inf"):
+    if not is_number(temperature) or not 0 < temperature < float("inf"):
         raise InvalidParameter(
-            f"The 'temperature' of {loss} must be above 0. Got {temperature:g}. (1 leaves the "
+            f"The 'temperature' of {loss} must be above 0. Got {temperature!r}. (1 leaves the "
             "teacher's probabilities as they are; 2 to 4 soften them.)"
         )

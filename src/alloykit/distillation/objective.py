@@ -76,13 +76,13 @@ class DistillationLoss(nn.Module):
         **parameters: Any,
     ) -> None:
         super().__init__()
-        if not 0 <= alpha <= 1:
+        if not is_number(alpha) or not 0 <= alpha <= 1:
             raise InvalidParameter(
-                f"'alpha' must be in [0, 1]. Got {alpha:g}. (It is the weight of the hard loss: "
+                f"'alpha' must be in [0, 1]. Got {alpha!r}. (It is the weight of the hard loss: "
                 "0 learns from the teacher alone, 1 from the labels alone.)"
             )
-        if not 0 <= label_smoothing < 1:
-            raise InvalidParameter(f"'label_smoothing' must be in [0, 1). Got {label_smoothing:g}.")
+        if not is_number(label_smoothing) or not 0 <= label_smoothing < 1:
+            raise InvalidParameter(f"'label_smoothing' must be in [0, 1). Got {label_smoothing!r}.")
         self.terms = soft_terms(loss, task=task, temperature=temperature, parameters=parameters)
         self.on_outputs = tuple(t for t in self.terms if t.loss.source == "outputs")
         self.on_features = tuple(t for t in self.terms if t.loss.source == "features")

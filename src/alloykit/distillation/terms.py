@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from alloykit.distillation.contract import SoftLoss, check_temperature, require_task
 from alloykit.errors import InvalidParameter, did_you_mean
+from alloykit.numerics import is_number
 from alloykit.registry import distillation_losses
 from alloykit.types import Task
 
@@ -55,6 +56,11 @@ def soft_terms(
     check_temperature(temperature, "a distillation")
     if losses is None:
         losses = "values" if task == "regression" else "kl"
+    if not isinstance(losses, SoftLoss | str | Mapping):
+        raise InvalidParameter(
+            "'loss' must be a registered name, a built loss, or names with weights as in "
+            f"{{'kl': 1, 'hint': 10}}. Got {losses!r}."
+        )
     if isinstance(losses, SoftLoss):
         _refuse_unused(parameters, [])
         terms = [Term(losses)]
@@ -76,11 +82,15 @@ def _built(name: str, given: Mapping[str, Any]) -> SoftLoss:
 
 
 def _check_weights(weights: Mapping[str, float]) -> None:
-    if not weights or not all(0 < weight < math.inf for weight in weights.values()):
+    if not weights or not all(map(_counts, weights.values())):
         raise InvalidParameter(
             "Several losses take one weight above 0 each, as in {'kl': 1, 'hint': 10}. "
             f"Got {dict(weights)}."
         )
+
+
+def _counts(weight: object) -> bool:
+    return is_number(weight) and 0 < weight < math.inf  # type: ignore[operator]
 
 
 def _refuse_unused(parameters: Mapping[str, Any], names: list[str]) -> None:

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alloykit.data.batches import forward, length, placed
+from alloykit.data.batches import Inputs, forward, length, parts, placed
 from alloykit.data.examples import Examples
 from alloykit.data.storage import MEMORY_LIMIT, room
-from alloykit.errors import DataError
+from alloykit.errors import AlloyError, DataError
 from alloykit.types import Kind, Task
 
 SUM_TOLERANCE = 5e-3
@@ -38,6 +38,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
+
+
+@contextmanager
+def running(who: str, inputs: Inputs) -> Iterator[None]:
+    """Say whose forward pass failed, and on inputs of which shape, where one fails inside.
+
+    Raises:
+        DataError: With the failure in its text, and as its cause.
+    """
+    try:
+        yield
+    except (AlloyError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        shapes = " and ".join(f"{list(t.shape)} {t.dtype}" for t in parts(inputs))
+        raise DataError(
+            f"{who} cannot be run on inputs {shapes}: {type(error).__name__}: {error}. Give inputs "
+            "as it was trained on; adapted(model, ...) transforms them for one model alone."
+        ) from error
 
 
 def predict(

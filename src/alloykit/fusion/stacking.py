@@ -14,6 +14,8 @@ from alloykit.fusion.feeding import FeedName, feed_mistakes
 from alloykit.fusion.head import FittedHead, HeadData, HeadShape
 from alloykit.fusion.stacked import StackedEstimator, StackedLinear
 
+LOGISTIC, ITERATIONS = "sklearn.linear_model:LogisticRegression", 10_000
+
 
 @fusion_head(
     tasks=EVERY_TASK,
@@ -21,7 +23,7 @@ from alloykit.fusion.stacked import StackedEstimator, StackedLinear
     paper="Wolpert, Stacked generalization, 1992.",
 )
 def stacking(
-    estimator: Any = "sklearn.linear_model:LogisticRegression",
+    estimator: Any = LOGISTIC,
     parameters: Mapping[str, Any] | None = None,
     feed: FeedName | None = None,
     seed: int = 0,
@@ -37,7 +39,8 @@ def stacking(
     Args:
         estimator: Import path of a class ("sklearn.svm:SVC"), or an instance, which is cloned. It
             must have ``predict_proba`` for classes.
-        parameters: What the class is called with; not for instances.
+        parameters: What the class is called with; not for instances. The default estimator may
+            take 10,000 iterations where none are given: scikit-learn's 100 often leave it unsolved.
         feed: "probabilities", "log", "sqrt" or "standard", as in ``concat``. None: what
             scikit-learn's stacking takes: probabilities (of two classes the second one only),
             values and features as they are.
@@ -67,7 +70,7 @@ def stacking(
         probability zero; scikit-learn leaves their columns out.
     """
     wrong = feed_mistakes(feed, "stacking")
-    given = dict(parameters or {})
+    given = dict(parameters or ({"max_iter": ITERATIONS} if estimator == LOGISTIC else {}))
     if not isinstance(estimator, str):
         if given:
             wrong.append("The 'parameters' of stacking are for import paths, not for instances.")

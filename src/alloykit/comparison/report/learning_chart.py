@@ -12,7 +12,6 @@ from matplotlib.ticker import MaxNLocator
 from alloykit.comparison.report import wording
 from alloykit.comparison.report.svg import CARD, INK, SERIES, Canvas, drawing
 
-
 MANY = 40
 """Above this many epochs the dots are small."""
 
