@@ -10,8 +10,9 @@ FOLDER holds the idx files of Fashion-MNIST; random images take their place wher
 Both sides of a row train the same head or student on the same examples for the same epochs, with
 alloykit's loop; the cached side includes computing and keeping the outputs. Head: 1,000 examples,
 attention, 20 epochs; "as written by hand" leaves the members' gradients on, as loops without
-no_grad do. Without gradients no ratio can reach 20, because the cached side runs the members once. Student: 2,000 examples, 10 epochs, CNN of half the members' width. Runs are
-interleaved; the median of --repeats CPU seconds on one thread is shown. About three minutes.
+no_grad do (without them no ratio can reach 20, because the cached side runs the members once).
+Student: 2,000 examples, 10 epochs, a CNN of half the members' width. Runs are interleaved; the
+median of --repeats CPU seconds on one thread is shown. About three minutes.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from numbers import Integral, Real
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -60,12 +62,12 @@ def _promotable(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.is_floating_point and dtype.itemsize == 1 else dtype
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is one real number, NaN and infinity included; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
     """Whether a value is one whole number; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 

@@ -86,8 +86,8 @@ def test_resizing_equals_interpolate_with_and_without_a_channel():
     expected = F.interpolate(images, (4, 4), mode="bilinear", antialias=True)
     assert_close(Adapted(nn.Identity(), size=4)(images), expected)
     assert_close(Adapted(nn.Identity(), size=(4, 4))(images[:, 0]), expected[:, 0])
-    with pytest.raises(DataError, match=r"\[2, 1, 8, 8\] cannot be resized to \[2, 2, 2, 2\]"):
-        Adapted(nn.Identity(), size=(2, 2, 2, 2))(images)
+    with pytest.raises(DataError, match=r"\[2, 8, 8\] cannot be resized to \[2, 2, 2\]"):
+        Adapted(nn.Identity(), size=(2, 2, 2))(images[:, 0])
 
 
 def test_the_transform_comes_first_and_only_floating_inputs_of_several_change():
@@ -188,3 +188,10 @@ def test_what_does_not_fit_is_said_when_it_runs():
         Adapted(nn.Identity(), mean=[0.0, 1.0, 2.0])(RAW)
     with pytest.raises(DataError, match="gives 3 outputs, and 2 classes were named"):
         adapted(linear(0), classes=[0, 1], common=4)(RAW)
+
+
+def test_running_a_member_does_not_change_how_it_is_adapted():
+    one, other = (adapted(nn.Identity(), classes=[1, 0], common=2) for _ in range(2))
+    one(torch.zeros(1, 2))
+    assert one.adaptation() == other.adaptation()
+    assert one.adaptation() != adapted(nn.Identity(), classes=[0, 1], common=2).adaptation()

@@ -59,7 +59,7 @@ def test_gradients_are_off_and_flags_of_stubborn_modules_are_restored():
 
 def test_training_flags_are_restored_after_an_error():
     model = nn.Sequential(nn.Linear(7, 2), nn.Dropout())
-    with pytest.raises(RuntimeError):
+    with pytest.raises(DataError, match=r"cannot be run on inputs \[4, 3\] torch.float32"):
         predict(model, SPLIT)
     assert all(module.training for module in model.modules())
 

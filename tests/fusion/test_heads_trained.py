@@ -172,7 +172,7 @@ def test_training_stops_early_and_keeps_the_best_epoch():
 
 def test_held_out_rows_are_never_trained_on():
     data = two_halves(rows=50)
-    trained_on, apart = held_out(data.targets, 0, "classification")
+    trained_on, apart = held_out(data.targets, 0)
     members = tuple(member.clone() for member in data.members)
     for member in members:
         member[apart] = member[apart].flip(1)

@@ -11,7 +11,8 @@ from alloykit.data.examples import as_examples
 from alloykit.errors import DataError, DataLeak, InvalidParameter
 from alloykit.fusion.collecting import gather
 from alloykit.fusion.concat import concat
-from alloykit.fusion.out_of_fold import fold_rows, gather_out_of_fold, out_of_fold
+from alloykit.fusion.out_of_fold import gather_out_of_fold, out_of_fold
+from alloykit.fusion.parting import fold_rows
 
 
 class Nearest(nn.Module):

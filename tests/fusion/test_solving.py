@@ -98,7 +98,7 @@ def test_cross_validation_scores_rows_that_were_not_solved_on():
     found = cross_validated(
         softmax_regression, design, labels, zero, (1.0, 10.0), task="classification", seed=4
     )
-    fold = folds(labels, 5, 4, "classification")
+    fold = folds(labels, 5, 4)
     for pull, reached in found.items():
         total = 0.0
         for number in range(5):
@@ -124,7 +124,7 @@ def test_cross_validation_starts_each_pull_from_the_last_one():
 
 def test_folds_share_out_every_class():
     labels = torch.tensor([0] * 10 + [1] * 25 + [2] * 3)
-    fold = folds(labels, 5, 0, "classification")
+    fold = folds(labels, 5, 0)
     counts = np.array(
         [[int(((fold == f) & (labels == c)).sum()) for c in range(3)] for f in range(5)]
     )
@@ -135,18 +135,18 @@ def test_folds_share_out_every_class():
 def test_folds_are_of_the_seed_alone():
     labels = torch.arange(40) % 3
     before = torch.get_rng_state()
-    assert torch.equal(folds(labels, 5, 1, "tokens"), folds(labels, 5, 1, "tokens"))
-    assert not torch.equal(folds(labels, 5, 1, "tokens"), folds(labels, 5, 2, "tokens"))
+    assert torch.equal(folds(labels, 5, 1), folds(labels, 5, 1))
+    assert not torch.equal(folds(labels, 5, 1), folds(labels, 5, 2))
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_fewer_rows_than_folds_make_as_many_folds_as_rows():
-    assert sorted(folds(torch.tensor([0, 1, 1]), 5, 0, "classification").tolist()) == [0, 1, 2]
+    assert sorted(folds(torch.tensor([0, 1, 1]), 5, 0).tolist()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("rows", [2, 3, 5, 40])
 def test_one_row_in_five_is_held_out_and_never_all(rows):
-    inside, apart = held_out(torch.arange(rows) % 2, 0, "classification")
+    inside, apart = held_out(torch.arange(rows) % 2, 0)
     assert sorted([*inside.tolist(), *apart.tolist()]) == list(range(rows))
     assert len(apart) == max(1, rows // 5)
 

@@ -141,6 +141,9 @@ def distill(
         stored=stored,
         keep=keep,
         augment=augment,
+        progress=progress,
+        snapshot=snapshot,
+        every=every,
     )
     settings = as_training(training)
     check_patience(settings, validation is not None)

@@ -7,17 +7,16 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from torch import nn
 
-from alloykit.api.inputs import as_training, named
+from alloykit.api.inputs import as_training, named_modules
 from alloykit.data.batches import Inputs
 from alloykit.data.examples import Examples, as_examples
 from alloykit.data.splits import shared
-from alloykit.errors import InvalidParameter, MissingInput, listing
+from alloykit.errors import InvalidParameter, MissingInput, did_you_mean, listing
 from alloykit.evaluation.freezing import frozen_view
-from alloykit.fusion.checking import FOLDS
 from alloykit.fusion.collecting import Progress, gather
 from alloykit.fusion.contract import shown_head
 from alloykit.fusion.finetuning import FINE_TUNING
@@ -25,10 +24,15 @@ from alloykit.fusion.fused import Fused, FusionReport, reported
 from alloykit.fusion.head import FusionHead
 from alloykit.fusion.making import Made, Options, refined, solved
 from alloykit.fusion.out_of_fold import Retrain, gather_out_of_fold
+from alloykit.fusion.parting import FOLDS
 from alloykit.fusion.reading import ContextSource, Sources, check_sources
+from alloykit.numerics import is_whole
 from alloykit.registry import fusion_heads
 from alloykit.training.settings import Training
 from alloykit.types import Split, Task
+
+MOST = 1 << 63
+"""Generators of torch take no seed above this."""
 
 
 def fuse(
@@ -98,7 +102,10 @@ def fuse(
     """
     began = time.monotonic()
     split = partial(as_examples, batch_size=batch_size)
-    modules = {name: frozen_view(module) for name, module in named(members).items()}
+    given = named_modules(members)
+    _check_values(classes, folds, batch_size, seed, task)
+    _check_callables(out_of_fold=out_of_fold, augment=augment, progress=progress)
+    modules = {name: frozen_view(module) for name, module in given.items()}
     built = _built(head, seed, context, parameters)
     options = Options(built, task, source, _context(built, context), classes, seed, progress)
     steps = _settings(finetune, seed)
@@ -128,6 +135,10 @@ def _built(
                 f"{', '.join(parameters)}."
             )
         return head
+    if not isinstance(head, str):
+        raise InvalidParameter(
+            f"'head' must be the name of a registered head, or one that was built. Got {head!r}."
+        )
     entry = fusion_heads.entry(head)
     if "seed" in entry.parameters:
         parameters = {"seed": seed, **parameters}
@@ -157,6 +168,36 @@ def _settings(finetune: bool | Training | Mapping[str, Any], seed: int) -> Train
     return as_training(finetune)
 
 
+def _check_values(classes: Any, folds: Any, batch_size: Any, seed: Any, task: Any) -> None:
+    """Refuse numbers outside their ranges, all at once."""
+    limits = {
+        "classes": (classes, 2, MOST),
+        "folds": (folds, 2, MOST),
+        "batch_size": (batch_size, 1, MOST),
+        "seed": (seed, 0, MOST),
+    }
+    wrong = [
+        f"{name!r} must be a whole number of at least {least}. Got {value!r}"
+        for name, (value, least, most) in limits.items()
+        if not (is_whole(value) and least <= value < most) and (name, value) != ("classes", None)
+    ]
+    if task not in get_args(Task):
+        hint = did_you_mean(str(task), get_args(Task))
+        wrong.append(f"'task' must be one of {', '.join(get_args(Task))}. Got {task!r}.{hint}")
+    if wrong:
+        raise InvalidParameter(f"A fusion cannot be trained so:\n{listing(wrong)}")
+
+
+def _check_callables(**given: Any) -> None:
+    wrong = [
+        f"{name!r} is a {type(value).__name__}"
+        for name, value in given.items()
+        if value is not None and not callable(value)
+    ]
+    if wrong:
+        raise InvalidParameter(f"These must be callable:\n{listing(wrong)}")
+
+
 def _check(
     modules: Mapping[str, nn.Module],
     options: Options,
@@ -166,7 +207,8 @@ def _check(
     refines: bool,
 ) -> None:
     if len(modules) < 2:
-        raise MissingInput(f"A fusion takes at least two models; {len(modules)} was given.")
+        count = "one was" if modules else "none were"
+        raise MissingInput(f"A fusion takes at least two models; {count} given.")
     if validation is None and out_of_fold is None:
         raise MissingInput(
             "A head learns from labelled examples that no member was trained on: pass "

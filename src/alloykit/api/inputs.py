@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.errors import InvalidParameter, InvalidWeights
+from alloykit.evaluation.freezing import require_modules
 from alloykit.training.settings import Training
 from alloykit.types import Checkpoint
 
@@ -29,6 +32,25 @@ def named(members: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
     if isinstance(members, Mapping):
         return dict(members)
     return {f"member {number}": member for number, member in enumerate(members, start=1)}
+
+
+def named_modules(
+    members: Mapping[str, nn.Module] | Sequence[nn.Module],
+) -> dict[str, nn.Module]:
+    """Members that can be run, by name.
+
+    Raises:
+        InvalidParameter: Something else, or modules on the meta device; all are listed.
+    """
+    several = isinstance(members, Mapping | Sequence | nn.ModuleList | nn.ModuleDict)
+    if not several or isinstance(members, str | nn.Sequential):
+        raise InvalidParameter(
+            "'members' must be several modules, in order or by name. Got "
+            f"a {type(members).__name__}."
+        )
+    found = dict(members.items()) if isinstance(members, nn.ModuleDict) else named(members)
+    require_modules(found)
+    return found
 
 
 def opened_base(base: Any, trust_pickle: bool) -> Checkpoint | None:

@@ -5,19 +5,26 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
-from alloykit.api.inputs import as_training, named
+from alloykit.api.inputs import as_training, named_modules
 from alloykit.api.merging import average
-from alloykit.data.examples import as_examples
-from alloykit.errors import InvalidParameter, MissingInput
+from alloykit.data.batches import Inputs, forward, length, placed
+from alloykit.data.examples import Examples, as_examples
+from alloykit.data.splits import OnOverlap, check_splits
+from alloykit.errors import InvalidParameter, MissingInput, did_you_mean, listing
+from alloykit.evaluation.freezing import require_modules
+from alloykit.evaluation.predicting import batch_outputs, evaluating, predict, running
+from alloykit.numerics import is_whole
 from alloykit.training.history import History
-from alloykit.training.retraining import blank, union
+from alloykit.training.retraining import blank, trainable, union
 from alloykit.training.retraining import retrain as train_on
 from alloykit.training.scoring import validation_loss
+from alloykit.training.seeding import borrowed_generators, devices_of
 from alloykit.training.settings import Training
 from alloykit.types import Task
 
@@ -48,6 +55,7 @@ def retrain(
     batch_size: int = 256,
     snapshot: str | Path | None = None,
     accelerator: Any = None,
+    on_overlap: OnOverlap = "error",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Retrained:
     """Train one model on the union of partitions: what combining should be measured against.
@@ -68,13 +76,17 @@ def retrain(
         batch_size: Of splits given as arrays, while they are read.
         snapshot: Folder to go on from after an interruption, to the same bits.
         accelerator: An ``accelerate.Accelerator`` for several processes or mixed precision.
+        on_overlap: "error", "drop" (from ``train``) or "allow" for examples that are in
+            ``validation`` too.
         progress: Called after each step with a text, the steps done and the steps in all.
 
     Raises:
         MissingInput: An average of fewer than two models.
         InvalidParameter: A start that does not fit the models, or parameters of a blank model
             that nothing initialises.
-        DataError: Empty partitions, or partitions that differ in shape.
+        DataError: Empty partitions, partitions that differ in shape, labels that the model has no
+            class for; or a model that cannot be run on the data.
+        DataLeak: Examples are both in ``train`` and in ``validation``.
 
     Example:
         >>> import torch
@@ -85,13 +97,16 @@ def retrain(
     """
     settings = as_training(training)
     several = not isinstance(model, nn.Module) and isinstance(model, Mapping | Sequence)
+    _check_options(task, batch_size, snapshot, progress)
     begun = _starting(model, start or ("average" if several else "blank"), settings.seed)
     splits = train if isinstance(train, Mapping) and _is_partitions(train) else {"train": train}
-    data = union([as_examples(split, "train", batch_size=batch_size) for split in splits.values()])
-    judged = None
+    parts = [as_examples(split, "train", batch_size=batch_size) for split in splits.values()]
+    held = None
     if validation is not None:
-        examples = as_examples(validation, "validation", batch_size=batch_size)
-        judged = validation_loss(examples, task)
+        held = as_examples(validation, "validation", batch_size=batch_size)
+    parts = _checked(begun, parts, held, task, on_overlap)
+    data = union(parts)
+    judged = None if held is None else validation_loss(held, task)
     history = train_on(
         begun,
         data,
@@ -103,6 +118,51 @@ def retrain(
         progress=progress,
     )
     return Retrained(begun, history)
+
+
+def _check_options(task: Any, batch_size: Any, snapshot: Any, progress: Any) -> None:
+    wrong = []
+    if task not in get_args(Task):
+        hint = did_you_mean(str(task), get_args(Task))
+        wrong.append(f"'task' must be one of {', '.join(get_args(Task))}. Got {task!r}.{hint}")
+    if not is_whole(batch_size) or batch_size < 1:
+        wrong.append(f"'batch_size' must be a whole number of at least 1. Got {batch_size!r}")
+    if snapshot is not None and not isinstance(snapshot, str | PathLike):
+        wrong.append(f"'snapshot' must be the path of a folder. Got {snapshot!r}")
+    if progress is not None and not callable(progress):
+        wrong.append(f"'progress' must be callable. Got {progress!r}")
+    if wrong:
+        raise InvalidParameter(f"A model cannot be trained so:\n{listing(wrong)}")
+
+
+def _checked(
+    model: nn.Module,
+    parts: Sequence[Examples],
+    validation: Examples | None,
+    task: Task,
+    on_overlap: OnOverlap,
+) -> list[Examples]:
+    """The partitions, once labels and model fit and none of them is in the validation split."""
+    if not parts:
+        raise MissingInput("'train' is an empty mapping. Give at least one partition.")
+    held = [] if validation is None else [validation]
+    # Before the model runs on them; partitions may share examples with each other.
+    check_splits([*parts, *held], task=task, on_overlap="allow")
+    with borrowed_generators(devices_of(model)):
+        shape = _outputs_of(model, parts[0].inputs_sample()).shape
+        if validation is not None:
+            predict(model, validation)
+    classes = 2 if len(shape) == 1 or shape[1:] == (1,) else shape[-1]
+    known = None if task == "regression" else classes
+    return [
+        check_splits([part, *held], task=task, classes=known, on_overlap=on_overlap)[0]
+        for part in parts
+    ]
+
+
+def _outputs_of(model: nn.Module, inputs: Inputs) -> Tensor:
+    with evaluating(model), running("The model", inputs):
+        return batch_outputs(forward(model, placed(inputs, model)), length(inputs))
 
 
 def _is_partitions(given: Mapping[Any, Any]) -> bool:
@@ -118,18 +178,12 @@ def _starting(model: Any, start: str, seed: int) -> nn.Module:
             raise InvalidParameter(
                 f"start={start!r} takes one model. Give one, or ask for start='average'."
             )
-        if start == "blank":
-            return blank(model, seed)
-        return _trainable(model if isinstance(model, nn.Module) else model())
-    members = {} if callable(model) else named(model)
+        if isinstance(model, nn.Module):
+            require_modules({"the model": model})
+        made = blank(model, seed) if start == "blank" or not isinstance(model, nn.Module) else model
+        require_modules({"what the callable returned": made})
+        return trainable(copy.deepcopy(made))
+    members = {} if callable(model) else named_modules(model)
     if len(members) < 2:
         raise MissingInput("start='average' takes at least two models: a list, or a mapping.")
-    return _trainable(average(list(members.values())))
-
-
-def _trainable(model: nn.Module) -> nn.Module:
-    """A copy of the model with all of its floating parameters to train."""
-    trained = copy.deepcopy(model)
-    for parameter in trained.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    return trained
+    return trainable(copy.deepcopy(average(list(members.values()))))

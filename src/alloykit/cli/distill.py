@@ -131,7 +131,7 @@ def _teacher(name: str, setting: Setting) -> nn.Module:
 def _start(name: str, setting: Setting) -> tuple[str, ...]:
     """The members whose average the student starts from; () for a blank one."""
     members = [member.name for member in setting.members]
-    group = tuple(member.name for member in setting.groups[0])
+    group = tuple(member.name for member in setting.alike)
     if name in ("blank", *members):
         return (name,) if name in members else ()
     if name != "average":

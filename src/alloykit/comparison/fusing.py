@@ -12,11 +12,13 @@ from torch import Tensor
 
 from alloykit.comparison.candidate import Candidate
 from alloykit.comparison.setting import Setting
-from alloykit.comparison.trial import FOLDS, Trial, folds
+from alloykit.comparison.trial import Trial
 from alloykit.data.splits import IGNORED
-from alloykit.fusion.checking import settled
+from alloykit.fusion.checking import cross_fitted, settled
+from alloykit.fusion.gathered import Gathered
 from alloykit.fusion.head import FittedHead, FusionHead, HeadData, HeadShape
 from alloykit.fusion.module import Fusion
+from alloykit.fusion.parting import FOLDS
 from alloykit.fusion.reliance import reliance
 from alloykit.registry import fusion_heads
 from alloykit.types import Predictions, Split
@@ -43,13 +45,13 @@ def fusion_trial(candidate: Candidate, setting: Setting) -> Trial:
     }
     return Trial(
         recipe=recipe,
-        validation=cross_fitted(settled(head, fitted), given, shape, setting),
+        validation=judged(settled(head, fitted, len(setting.validation)), given, shape, setting),
         test=said(fitted, test, setting.test_predictions),
         model=assembled(recipe, setting),
         forward_passes=len(candidate.members),
         fit_seconds=seconds,
         notes=_notes(setting),
-        history=_history(fitted),
+        history=_history(fitted, shape),
         reliance=_reliance(fitted, test, shape, candidate, setting),
     )
 
@@ -86,7 +88,10 @@ def fit(head: FusionHead, data: HeadData, shape: HeadShape) -> FittedHead:
     """Fit on the rows that have a target."""
     if shape.task == "regression":
         return head.fit(data, shape)
-    return head.fit(_rows(data, data.targets != IGNORED), shape)
+    rows = _scored(data)
+    context = None if data.context is None else data.context[rows]
+    members = tuple(member[rows] for member in data.members)
+    return head.fit(HeadData(members, data.targets[rows], context), shape)
 
 
 def said(fitted: FittedHead, data: HeadData, like: Predictions) -> Tensor:
@@ -96,19 +101,23 @@ def said(fitted: FittedHead, data: HeadData, like: Predictions) -> Tensor:
     return rows.reshape(like.outputs.shape[1:])
 
 
-def cross_fitted(head: FusionHead, data: HeadData, shape: HeadShape, setting: Setting) -> Tensor:
-    """Outputs on validation where each fold is answered by a head fitted on the other folds."""
+def judged(head: FusionHead, data: HeadData, shape: HeadShape, setting: Setting) -> Tensor:
+    """Outputs on validation where each fold is answered by a head fitted on the other folds.
+
+    Positions without a target are in no fold, and are left at 0.
+    """
     like = setting.validation_predictions
-    examples = like.outputs.shape[1]
-    per_example = len(data.targets) // examples
-    found = torch.empty(like.outputs.shape[1:]).flatten(0, -2)
-    for rest, held in folds(examples, setting.seed):
-        fitted = fit(head, _rows(data, _positions(rest, per_example)), shape)
-        held_rows = _positions(held, per_example)
-        part = _rows(data, held_rows)
-        with torch.no_grad():
-            rows = fitted.module(part.members, part.context)
-        found[held_rows] = rows.reshape(len(held_rows), -1) if found.ndim > 1 else rows.flatten()
+    examples, rows = like.outputs.shape[1], len(data.targets)
+    owner = torch.arange(examples).repeat_interleave(rows // examples)
+    kinds = (like.kind,) * len(data.members)
+    whole = Gathered(data, shape, like.members, data.members, owner, kinds, None)
+    scored = torch.arange(rows) if shape.task == "regression" else _scored(data)
+    kept = whole.keep(scored)
+    with torch.no_grad():
+        heads = cross_fitted(head, kept, seed=setting.seed)
+        outputs: Tensor = heads(kept.data.members, kept.data.context)
+    found = outputs.new_zeros(rows, outputs.shape[-1])
+    found[scored] = outputs
     return found.reshape(like.outputs.shape[1:])
 
 
@@ -130,14 +139,8 @@ def assembled(recipe: Mapping[str, Any], setting: Setting) -> Fusion:
     )
 
 
-def _rows(data: HeadData, rows: Tensor) -> HeadData:
-    context = None if data.context is None else data.context[rows]
-    return HeadData(tuple(member[rows] for member in data.members), data.targets[rows], context)
-
-
-def _positions(examples: Tensor, per_example: int) -> Tensor:
-    """Rows of these examples, where each has so many."""
-    return (examples[:, None] * per_example + torch.arange(per_example)).flatten()
+def _scored(data: HeadData) -> Tensor:
+    return (data.targets != IGNORED).nonzero().flatten()
 
 
 def _notes(setting: Setting) -> tuple[str, ...]:
@@ -150,11 +153,13 @@ def _notes(setting: Setting) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _history(fitted: FittedHead) -> dict[str, Any]:
+def _history(fitted: FittedHead, shape: HeadShape) -> dict[str, Any]:
     if not fitted.history:
         return {}
     best = fitted.chosen.get("epochs", 0)
-    return {"epochs": list(fitted.history), "metric": "log_loss", "best": best, "stopped": ""}
+    # Values are learned in units of their spread, so that this is no metric of the comparison.
+    metric = "loss" if shape.task == "regression" else "log_loss"
+    return {"epochs": list(fitted.history), "metric": metric, "best": best, "stopped": ""}
 
 
 def _reliance(

@@ -24,6 +24,7 @@ from alloykit.evaluation.metrics import Metric
 from alloykit.evaluation.predicting import detect_kind, log_probabilities, predict
 from alloykit.fusion.collecting import gather
 from alloykit.fusion.gathered import Gathered
+from alloykit.training.retraining import blank
 from alloykit.training.settings import Training
 from alloykit.types import Checkpoint, Kind, Predictions, Split, Task
 
@@ -75,7 +76,7 @@ class Setting:
         train: Examples that students and retrained models learn from, or None.
         training: How they learn; None leaves them out.
         student: Builds a student of another architecture; by default they are built like the
-            first of the members that share an architecture.
+            largest group of members that share one.
         leaked: Number of validation examples that are also in ``train``.
         kept: Where what candidates learn is kept.
         seed: Of the bootstrap and of methods that draw random numbers.
@@ -135,6 +136,11 @@ class Setting:
         positions = matching_groups([member.checkpoint for member in self.members])
         groups = (tuple(self.members[i] for i in group) for group in positions)
         return tuple(part for group in groups for part in _adapted_alike(group))
+
+    @property
+    def alike(self) -> tuple[Member, ...]:
+        """The largest group, the first of equal ones: what is averaged, and what is built anew."""
+        return max(self.groups, key=len)
 
     @cached_property
     def validation_predictions(self) -> Predictions:
@@ -243,7 +249,7 @@ class Setting:
             "ordered": self.ordered,
             "train": self.train.digest if self.train is not None and self.training else None,
             "training": self.training.to_json() if self.training else None,
-            "student": None if self.student is None else _named(self.student),
+            "student": _built(self.student, self.seed) if self.student and self.training else None,
             "seed": self.seed,
             "resamples": self.resamples,
         }
@@ -259,11 +265,13 @@ def _predicted(member: Member, examples: Examples) -> Tensor:
         ) from error
 
 
-def _named(build: Callable[[], nn.Module]) -> str:
-    """How a builder is told from others: by its name."""
+def _built(build: Callable[[], nn.Module], seed: int) -> list[Any]:
+    """How a builder is told from others: by its name, and by what it builds."""
+    name = getattr(build, "__qualname__", type(build).__name__)
     if isinstance(build, partial):
-        return ", ".join(str(argument) for argument in build.args)
-    return str(getattr(build, "__qualname__", type(build).__name__))
+        name = ", ".join(str(argument) for argument in build.args)
+    tensors = blank(build, seed).state_dict().items()
+    return [str(name), [f"{key} {list(tensor.shape)} {tensor.dtype}" for key, tensor in tensors]]
 
 
 def _adapted_alike(group: Sequence[Member]) -> list[tuple[Member, ...]]:

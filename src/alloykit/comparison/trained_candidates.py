@@ -53,7 +53,7 @@ def _on_features(candidate: Candidate, setting: Setting) -> Candidate:
 def training_candidates(setting: Setting) -> Iterator[Candidate]:
     """Students of the members, and what training on all data, or on little, would give."""
     names = tuple(member.name for member in setting.members)
-    group = tuple(member.name for member in setting.groups[0])
+    group = tuple(member.name for member in setting.alike)
     averages = "" if len(group) > 1 else "No two members have the same tensors to average."
     student = Candidate("", "student", "distill", members=names, learns_from=AVERAGE)
     retrained = Candidate("", "retrained", "retrain", learns_from="validation")
@@ -80,9 +80,11 @@ def _not_trained(candidate: Candidate, setting: Setting) -> str:
         )
     if candidate.learns_from != "validation" and setting.train is None:
         return "It trains on the train split, and none was given."
-    if not setting.student and setting.kinds[setting.groups[0][0].name] == "probabilities":
+    like = setting.alike[0].name
+    of_its_own = setting.student is not None and not candidate.start
+    if not of_its_own and setting.kinds[like] == "probabilities":
         return (
-            f"{setting.groups[0][0].name} returns probabilities, and training takes logits: give "
-            "students an architecture of their own, without the softmax."
+            f"{like} returns probabilities, and training takes logits: give students an "
+            "architecture of their own, without the softmax."
         )
     return ""

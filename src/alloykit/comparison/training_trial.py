@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +18,7 @@ from alloykit.comparison.trial import Trial
 from alloykit.data.batches import forward
 from alloykit.distillation.objective import DistillationLoss
 from alloykit.ensembling.average import average
-from alloykit.errors import MissingInput
+from alloykit.errors import InvalidParameter, MissingInput
 from alloykit.evaluation.predicting import log_probabilities, predict
 from alloykit.execution.plan import plan_merge
 from alloykit.execution.results import in_form_of
@@ -25,8 +26,9 @@ from alloykit.execution.run import merge_in_memory
 from alloykit.registry import fusion_heads
 from alloykit.training.history import History
 from alloykit.training.loop import train
-from alloykit.training.retraining import blank, retrain
+from alloykit.training.retraining import blank, retrain, trainable
 from alloykit.training.rows import Part, hold
+from alloykit.training.scoring import Validation, validation_loss
 from alloykit.types import Kind
 
 
@@ -49,7 +51,8 @@ def training_trial(candidate: Candidate, setting: Setting) -> Trial:
         "training": setting.training.to_json(),
         "state": setting.kept.put(candidate.name, model.state_dict()),
     }
-    kind = output_kind(setting)
+    # Members that return probabilities are not trained: a softmax is not to be taken twice.
+    kind: Kind = "values" if setting.task == "regression" else "logits"
     seen = candidate.learns_from == "validation"
     return Trial(
         recipe=recipe,
@@ -65,32 +68,36 @@ def training_trial(candidate: Candidate, setting: Setting) -> Trial:
 
 def assembled(recipe: Mapping[str, Any], setting: Setting) -> nn.Module:
     """The trained model of a recipe."""
-    model = starting_point((), setting)
+    start = tuple(recipe["start"])
+    model = copy.deepcopy(setting.member(start[0]).module) if start else _blank(setting)
     model.load_state_dict(setting.kept.get(recipe["state"]))
-    return model.eval()
+    return trainable(model).eval()
 
 
 def starting_point(start: tuple[str, ...], setting: Setting) -> nn.Module:
     """A model to train: the plain average of these members, or one that knows nothing."""
-    if start:
-        checkpoints = [setting.member(name).checkpoint for name in start]
-        merged = merge_in_memory(plan_merge(checkpoints, "linear", {}), checkpoints, None)
-        return trainable(in_form_of(setting.member(start[0]).module, merged))
-    return trainable(blank(setting.student or setting.groups[0][0].module, setting.seed))
+    if not start:
+        return _blank(setting)
+    checkpoints = [setting.member(name).checkpoint for name in start]
+    merged = merge_in_memory(plan_merge(checkpoints, "linear", {}), checkpoints, None)
+    return trainable(in_form_of(setting.member(start[0]).module, merged))
 
 
-def trainable(model: nn.Module) -> nn.Module:
-    """The model with all of its floating parameters to train: members come frozen."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    return model
+def _blank(setting: Setting) -> nn.Module:
+    try:
+        return trainable(blank(setting.student or setting.alike[0].module, setting.seed))
+    except InvalidParameter as error:
+        raise MissingInput(
+            f"{error} Here that callable is student=, or the study's key 'student'."
+        ) from error
 
 
-def output_kind(setting: Setting) -> Kind:
-    """What a trained model returns: what the member that it is built like does."""
-    if setting.task == "regression":
-        return "values"
-    return "logits" if setting.student else setting.kinds[setting.groups[0][0].name]
+def _judging(setting: Setting) -> tuple[Validation | None, tuple[str, ...]]:
+    """What patience goes by where it is asked for; else the last weights are kept."""
+    if setting.training is None or setting.training.patience is None:
+        return None, ()
+    note = "its epoch was chosen on validation, so that its validation score flatters it"
+    return validation_loss(setting.validation, setting.task), (note,)
 
 
 def _taught(
@@ -105,8 +112,12 @@ def _taught(
         found: Tensor = loss(forward(student, part.inputs), part.extra["teacher"], part.targets)
         return found
 
-    history = train(model, rows, of_part, setting.training)
-    return history, (f"learned from the {candidate.learns_from} and from the labels of train",)
+    validation, notes = _judging(setting)
+    history = train(model, rows, of_part, setting.training, validation=validation)
+    if candidate.learns_from == HEAD:
+        notes = ("its teacher was fitted on validation, which flatters it there a little", *notes)
+    taught = f"learned from the {candidate.learns_from} and from the labels of train"
+    return history, (taught, *notes)
 
 
 def teaching(teacher: str, setting: Setting) -> Tensor:
@@ -126,9 +137,10 @@ def _retrained(
 ) -> tuple[History, tuple[str, ...]]:
     assert setting.training is not None
     if candidate.learns_from == "train":
-        rows = hold(setting.examples("train"))
-        notes = ("the ceiling: what one model learns where all data may be pooled",)
-    else:
-        rows = hold(setting.validation)
-        notes = ("a floor: what the held-out examples alone teach; no validation score",)
-    return retrain(model, rows, setting.training, task=setting.task), notes
+        rows, (validation, notes) = hold(setting.examples("train")), _judging(setting)
+        history = retrain(model, rows, setting.training, task=setting.task, validation=validation)
+        return history, ("the ceiling: what one model learns where all data may be pooled", *notes)
+    # There is nothing left to judge epochs by.
+    training = replace(setting.training, patience=None)
+    history = retrain(model, hold(setting.validation), training, task=setting.task)
+    return history, ("a floor: what the held-out examples alone teach; no validation score",)

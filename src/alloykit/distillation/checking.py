@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from alloykit.distillation.store import Keep, StoredOutputs
 from alloykit.distillation.teacher import Weights, classes_in
 from alloykit.ensembling.outputs import output_tensor
 from alloykit.errors import DataError, InvalidParameter, MissingInput
-from alloykit.evaluation.predicting import detect_kind, evaluating
+from alloykit.evaluation.predicting import detect_kind, evaluating, running
+from alloykit.numerics import is_number, is_whole
+from alloykit.training.seeding import borrowed_generators, devices_of
 from alloykit.types import Task
 
 FEWEST = 2
@@ -64,6 +67,9 @@ def check_options(
     stored: Any,
     keep: Keep,
     augment: Any,
+    progress: Any = None,
+    snapshot: Any = None,
+    every: Any = 0.0,
 ) -> None:
     """Refuse options that exclude each other.
 
@@ -71,7 +77,16 @@ def check_options(
         InvalidParameter: They do.
         MissingInput: A loss of features without layers.
     """
+    for option, folder in (("stored", stored), ("snapshot", snapshot)):
+        if folder is not None and not isinstance(folder, str | PathLike):
+            raise InvalidParameter(f"{option!r} must be the path of a folder. Got {folder!r}.")
+    if not is_number(every) or not every >= 0:
+        raise InvalidParameter(f"'every' must be at least 0 seconds. Got {every!r}.")
     fixed = isinstance(teachers, Tensor | StoredOutputs)
+    if fixed and stored is not None:
+        raise InvalidParameter(
+            "'stored' is for what teachers say, and their outputs were given. Leave it out."
+        )
     if fixed and (augment is not None or weights is not None or loss.on_features):
         what = "augment" if augment is not None else "weights" if weights is not None else "layers"
         raise InvalidParameter(
@@ -82,7 +97,15 @@ def check_options(
             "'stored' and 'augment' exclude each other: augmented inputs change in every step, so "
             "the teacher has to see them then. Leave out one of the two."
         )
-    if not isinstance(keep, str):
+    for option, value in (("augment", augment), ("progress", progress)):
+        if value is not None and not callable(value):
+            raise InvalidParameter(f"{option!r} must be callable. Got {value!r}.")
+    if layers is not None and not _is_pair(layers):
+        raise InvalidParameter(
+            "'layers' must be two names, (student's layer, teacher's layer). "
+            f"Got {layers!r}."
+        )
+    if is_whole(keep):
         require_coarse(loss.on_outputs, keep)
     names = ", ".join(term.loss.name for term in loss.on_features)
     if names and layers is None:
@@ -95,6 +118,12 @@ def check_options(
         )
 
 
+def _is_pair(layers: Any) -> bool:
+    if not isinstance(layers, tuple | list) or len(layers) != 2:
+        return False
+    return all(isinstance(name, str) for name in layers)
+
+
 def student_shape(student: nn.Module, inputs: Inputs, task: Task) -> StudentShape:
     """What a student returns for a batch; a single output per example counts as a logit.
 
@@ -102,8 +131,16 @@ def student_shape(student: nn.Module, inputs: Inputs, task: Task) -> StudentShap
         >>> student_shape(nn.Linear(2, 1), torch.zeros(4, 2), "classification")
         StudentShape(classes=2, form='logits')
     """
-    with evaluating(student):
-        outputs = output_tensor(forward(student, placed(inputs, student)))
+    count = length(inputs)
+    # Lazy modules draw their parameters here.
+    with borrowed_generators(devices_of(student)), evaluating(student):
+        with running("The student", inputs):
+            outputs = output_tensor(forward(student, placed(inputs, student)))
+    if outputs.dim() == 0 or len(outputs) != count or not outputs.is_floating_point():
+        raise DataError(
+            f"The student gives {outputs.dtype} outputs {list(outputs.shape)} for {count} examples."
+            " It must give real numbers, one row per example."
+        )
     if task == "regression":
         return StudentShape(0, "logits")
     single = outputs.dim() == 1 or outputs.shape[1:] == (1,)

@@ -75,6 +75,11 @@ def check_classes(members: Mapping[str, nn.Module], inputs: Inputs, classes: int
 
 
 def _mapped(module: nn.Module, mapping: ClassMap, classes: int) -> nn.Module:
+    if isinstance(mapping, str) or not isinstance(mapping, Sequence):
+        raise InvalidParameter(
+            "'mapping' must be one list, the number of the student's class or None for each of the "
+            f"teacher's outputs, or one such list per teacher by name. Got {mapping!r}."
+        )
     known = [c for c in mapping if c is not None]
     if len(known) < len(mapping):
         module = Restricted(module, mapping)

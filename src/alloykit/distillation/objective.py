@@ -16,7 +16,7 @@ from alloykit.distillation.tokens import CHUNK, chunked_sum, scored_rows
 from alloykit.distillation.top_k import coarse
 from alloykit.errors import DataError, InvalidParameter, MissingInput
 from alloykit.evaluation.predicting import logits_of
-from alloykit.numerics import compute_dtype
+from alloykit.numerics import compute_dtype, is_number
 from alloykit.types import Task
 
 

@@ -29,7 +29,9 @@ from alloykit.distillation.teacher import (
     named_teachers,
 )
 from alloykit.errors import DataError, InvalidParameter, MissingInput
+from alloykit.evaluation.freezing import require_modules
 from alloykit.evaluation.predicting import evaluating
+from alloykit.training.hardware import trained_parameters
 from alloykit.training.rows import Columns
 from alloykit.types import Task
 
@@ -95,7 +97,9 @@ def prepared(
     if loss.needs_labels and not labelled:
         raise MissingInput(loss.missing_labels())
     held_out = None if validation is None else as_examples(validation, "validation")
+    require_modules({"student": student})
     learner = Learner(copy.deepcopy(student), layers[0] if layers else "")
+    trained_parameters(learner)
     shape = student_shape(learner.student, examples.inputs_sample(), task)
     loss.student_form = shape.form
     examples = checked_splits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -12,11 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alloykit.checkpoints.strict_json import parse
 from alloykit.checkpoints.writing import atomic_write, reserve, sync_folder
 from alloykit.errors import CheckpointError, OutputExists, listing
+from alloykit.numerics import is_whole
 
 META = "teacher.json"
 FORMAT = 1
+PIECE = 1 << 22
+"""Bytes that are digested at a time."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "int32": torch.int32}
 
 Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -66,20 +71,29 @@ class StoredFolder:
             )
         shapes = {n: (tuple(s), DTYPES[d]) for n, (s, d) in meta["tensors"].items()}
         # A finished store may lie in a read-only place, and nobody's change may reach it.
-        mode: Literal["r+", "c"] = "c" if meta["rows"] == self.total else "r+"
-        return int(meta["rows"]), self._mapped(shapes, mode)
+        finished = meta["rows"] == self.total
+        found = self._mapped(shapes, "c" if finished else "r+")
+        if finished and meta.get("digest") != self._digest(meta["tensors"]):
+            raise CheckpointError(
+                f"The teacher's outputs in {self.path} are damaged: they do not match their "
+                "digest. Remove the folder, and compute the outputs again."
+            )
+        return meta["rows"], found
 
     def created(self, shapes: Shapes) -> dict[str, Tensor]:
         """New files with room for everything, so that a full disk is known before any work."""
+        for name in shapes:
+            self._refuse_link(name)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for name, (shape, dtype) in shapes.items():
                 with self._file(name).open("wb") as file:
                     reserve(file.fileno(), math.prod(shape) * dtype.itemsize)
             sync_folder(self.path)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
             raise CheckpointError(
-                f"The teacher's outputs cannot be stored in {self.path}: {error.strerror or error}."
+                f"The teacher's outputs cannot be stored in {str(self.path)!r}: {why}."
             ) from error
         return self._mapped(shapes)
 
@@ -96,15 +110,34 @@ class StoredFolder:
             "total": self.total,
             "rows": rows,
             "tensors": tensors,
+            "digest": self._digest(tensors) if rows == self.total else "",
         }
         with atomic_write(self.path / META, overwrite=True) as file:
             file.write(json.dumps(meta, indent=1).encode())
+
+    def _digest(self, tensors: Mapping[str, Any]) -> str:
+        """Of all bytes, and of how they are read."""
+        found = hashlib.blake2b(json.dumps(tensors, sort_keys=True).encode(), digest_size=16)
+        for name in sorted(self._arrays):
+            flat = self._arrays[name].reshape(-1).view(np.uint8)
+            for start in range(0, flat.size, PIECE):
+                found.update(flat[start : start + PIECE])
+        return found.hexdigest()
+
+    def _refuse_link(self, name: str) -> None:
+        if self._file(name).is_symlink():
+            raise OutputExists(
+                f"{self._file(name)} is a link: writing would change what it points to. Remove it, "
+                "or give another folder."
+            )
 
     def _file(self, name: str) -> Path:
         return self.path / f"teacher_{name}.bin"
 
     def _mapped(self, shapes: Shapes, mode: Literal["r+", "c"] = "r+") -> dict[str, Tensor]:
         for name, (shape, dtype) in shapes.items():
+            if mode == "r+":
+                self._refuse_link(name)
             path, size = self._file(name), math.prod(shape) * dtype.itemsize
             if not path.is_file() or path.stat().st_size != size:
                 raise CheckpointError(
@@ -118,16 +151,39 @@ class StoredFolder:
     def _meta(self) -> dict[str, Any] | None:
         path = self.path / META
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if found["format"] != FORMAT or not 0 <= found["rows"] <= found["total"]:
-                raise ValueError("another format")
+            if self.path.exists() and not self.path.is_dir():
+                raise OutputExists(f"{self.path} is a file, and a folder is needed. Name another.")
+            if not path.exists():
+                return None
+            if not path.is_file():
+                raise ValueError("it is no file")
+            found = parse(path.read_bytes())
+            _require_meta(found)
             return found
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
+            if isinstance(error, OutputExists):
+                raise
             raise CheckpointError(
                 f"{path} cannot be read: {error}. Remove the folder, and compute the outputs again."
             ) from error
+
+
+def _require_meta(found: Any) -> None:
+    """Refuse anything that ``save`` would not have written."""
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(
+            f"it is not of the format {FORMAT} that this version reads (did a later one write it?)"
+        )
+    total, rows, tensors = (found.get(name) for name in ("total", "rows", "tensors"))
+    whole = is_whole(total) and is_whole(rows) and 0 <= rows <= total
+    named = isinstance(tensors, dict) and {"outputs"} <= set(tensors) <= {"outputs", "classes"}
+    if not whole or not named or not isinstance(found.get("identity"), dict):
+        raise ValueError("entries are missing or make no sense")
+    for entry in tensors.values():
+        shape, dtype = entry if isinstance(entry, list) and len(entry) == 2 else ([], "")
+        sizes = isinstance(shape, list) and all(is_whole(size) and size >= 0 for size in shape)
+        if not sizes or shape[:1] != [total] or dtype not in DTYPES:
+            raise ValueError(f"{entry!r} is no shape and dtype of {total} rows")
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

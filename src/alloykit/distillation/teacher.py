@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alloykit.checkpoints.digests import content_digest
 from alloykit.checkpoints.memory import MemoryCheckpoint
-from alloykit.data.batches import Inputs, forward, parts, placed
+from alloykit.data.batches import Inputs, forward, length, parts, placed
 from alloykit.data.examples import Examples
 from alloykit.distillation.confidence import pooled_by_confidence
 from alloykit.ensembling.outputs import output_tensor
@@ -20,10 +20,10 @@ from alloykit.ensembling.pooling import pool
 from alloykit.ensembling.stack import fitting_rows, member_stack
 from alloykit.ensembling.vote import vote
 from alloykit.ensembling.weighted import scored_weights
-from alloykit.errors import DataError, InvalidParameter, MissingInput
-from alloykit.evaluation.freezing import frozen_view
+from alloykit.errors import DataError, InvalidParameter, InvalidWeights, MissingInput
+from alloykit.evaluation.freezing import frozen_view, require_modules
 from alloykit.evaluation.metrics import metric
-from alloykit.evaluation.predicting import LOWEST, detect_kind, evaluating, predict
+from alloykit.evaluation.predicting import LOWEST, detect_kind, evaluating, predict, running
 from alloykit.numerics import normalised
 from alloykit.types import Kind, Task
 
@@ -117,7 +117,10 @@ class Teacher:
             DataError: Outputs of different shapes, or NaN among them.
         """
         device = parts(inputs)[0].device
-        outputs = [self._run(member, inputs).to(device) for member in self._members]
+        outputs = [
+            self._run(name, member, inputs).to(device)
+            for name, member in zip(self.names, self._members, strict=True)
+        ]
         if self._kinds is None:
             self._kinds = [detect_kind(output, self.task) for output in outputs]
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
@@ -146,9 +149,11 @@ class Teacher:
             "task": self.task,
         }
 
-    def _run(self, member: nn.Module, inputs: Inputs) -> Tensor:
-        with evaluating(member):
-            return output_tensor(forward(member, placed(inputs, member))).detach()
+    def _run(self, name: str, member: nn.Module, inputs: Inputs) -> Tensor:
+        with evaluating(member), running(f"The teacher {name}", inputs):
+            outputs = output_tensor(forward(member, placed(inputs, member))).detach()
+        require_rows(outputs, length(inputs), name)
+        return outputs
 
     def _pooled(self, stack: Tensor, targets: Tensor | None) -> Tensor:
         if self.weighting == "vote":
@@ -191,10 +196,20 @@ def class_counts(members: Mapping[str, nn.Module], inputs: Inputs) -> dict[str, 
     """
     found = {}
     for name, member in members.items():
-        with evaluating(member):
+        with evaluating(member), running(f"The teacher {name}", inputs):
             outputs = output_tensor(forward(member, placed(inputs, member)))
+        require_rows(outputs, length(inputs), name)
         found[name] = classes_in(outputs)
     return found
+
+
+def require_rows(outputs: Tensor, count: int, name: str) -> None:
+    """Refuse a teacher that does not say something on each example."""
+    if outputs.dim() == 0 or len(outputs) != count:
+        raise DataError(
+            f"The teacher {name} gives outputs {list(outputs.shape)} for {count} examples: their "
+            f"first dimension must be {count}."
+        )
 
 
 def classes_in(outputs: Tensor) -> int:
@@ -222,19 +237,34 @@ def _one_hot(logs: Tensor) -> Tensor:
 def named_teachers(members: Members) -> dict[str, nn.Module]:
     """The teachers by name; nameless ones are numbered."""
     if isinstance(members, nn.Module) and not isinstance(members, nn.ModuleList | nn.ModuleDict):
-        return {"teacher": members}
+        named = {"teacher": members}
+        require_modules(named)
+        return named
     if isinstance(members, Mapping | nn.ModuleDict):
-        return dict(members.items())
-    return {f"teacher {number}": member for number, member in enumerate(members, start=1)}
+        named = dict(members.items())
+    elif isinstance(members, Sequence | nn.ModuleList) and not isinstance(members, str):
+        named = {f"teacher {number}": member for number, member in enumerate(members, start=1)}
+    else:
+        named = {"teachers": members}
+    require_modules(named, "module, nor a tensor of outputs")
+    return named
 
 
 def _in_order(
     weights: Sequence[float] | Mapping[str, float] | None, names: Sequence[str]
 ) -> Sequence[float] | None:
-    if not isinstance(weights, Mapping):
-        return weights
-    if set(weights) != set(names):
-        raise InvalidParameter(
-            f"Weights are for {', '.join(weights)}; the teachers are {', '.join(names)}."
-        )
-    return [weights[name] for name in names]
+    if weights is None:
+        return None
+    if isinstance(weights, Mapping):
+        if set(weights) != set(names):
+            raise InvalidParameter(
+                f"Weights are for {', '.join(weights)}; the teachers are {', '.join(names)}."
+            )
+        weights = [weights[name] for name in names]
+    try:
+        return [float(weight) for weight in weights]
+    except (TypeError, ValueError):
+        raise InvalidWeights(
+            "'weights' must be one number per teacher, a metric's name, 'confidence' or 'vote'. "
+            f"Got {weights!r}."
+        ) from None

@@ -90,7 +90,7 @@ def _check_weights(weights: Mapping[str, float]) -> None:
 
 
 def _counts(weight: object) -> bool:
-    return is_number(weight) and 0 < weight < math.inf  # type: ignore[operator]
+    return is_number(weight) and 0 < weight < math.inf
 
 
 def _refuse_unused(parameters: Mapping[str, Any], names: list[str]) -> None:

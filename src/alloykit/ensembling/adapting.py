@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from alloykit.ensembling.normalising import (
+    MODES,
     Numbers,
     Statistics,
     normaliser,
@@ -20,11 +22,16 @@ from alloykit.ensembling.normalising import (
 from alloykit.ensembling.outputs import output_tensor
 from alloykit.ensembling.stack import member_stack
 from alloykit.errors import DataError, InvalidParameter, did_you_mean, listing
+from alloykit.evaluation.freezing import require_modules
 from alloykit.evaluation.predicting import detect_kind
+from alloykit.numerics import is_number, is_whole
 from alloykit.types import Kind, Task
 
 ABSENT_MASS = 1e-4
 """Probability that the classes a member does not know share; see ``adapted``."""
+
+MOST_CLASSES = 1 << 24
+"""Far above any class list; more would fill the memory."""
 
 Label = str | int
 
@@ -135,6 +142,8 @@ class Adapted(nn.Module):
         absent_mass: float = ABSENT_MASS,
     ) -> None:
         super().__init__()
+        require_modules({"module": module})
+        _check_options(size, transform, kind, absent_mass)
         self.module = module
         self.transform = transform
         self.size: tuple[int, ...] | None = None
@@ -150,7 +159,7 @@ class Adapted(nn.Module):
         if classes is None and common is not None:
             raise InvalidParameter("'common' needs 'classes': what are this member's outputs?")
         if classes is not None:
-            place = _places(classes, common, kind, absent_mass)
+            place = _places(classes, common, kind)
             self.known, self.classes = len(classes), len(place)
             self.register_buffer("place", place)
         else:
@@ -160,7 +169,7 @@ class Adapted(nn.Module):
         """What it does to inputs and classes: equal for members whose weights may be averaged."""
         mean, std = (tuple(tensor.flatten().tolist()) for tensor in (self.mean, self.std))
         place = None if self.place is None else tuple(self.place.tolist())
-        return (mean, std, self.size, self.transform, place, self.kind)
+        return (mean, std, self.size, self.transform, place)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Transform the inputs, run the member, map its classes."""
@@ -180,7 +189,7 @@ class Adapted(nn.Module):
     def prepared(self, tensor: Tensor) -> Tensor:
         """One input tensor as the member was trained to see it."""
         if self.transform is not None:
-            tensor = self.transform(tensor)
+            tensor = self._transformed(tensor, self.transform)
         if not self.normalises and self.size is None:
             return tensor
         kept = next((p.dtype for p in self.module.parameters() if p.is_floating_point()), None)
@@ -191,6 +200,15 @@ class Adapted(nn.Module):
             mean, std = spread(self.mean, tensor), spread(self.std, tensor)
             tensor = (tensor - mean) / std
         return tensor.to(kept or tensor.dtype)
+
+    def _transformed(self, tensor: Tensor, transform: Callable[[Tensor], Tensor]) -> Tensor:
+        found = transform(tensor)
+        if not isinstance(found, Tensor):
+            raise DataError(
+                f"'transform' returned a {type(found).__name__}: it must return the input tensor "
+                "as the member is to see it."
+            )
+        return found
 
     def extra_repr(self) -> str:
         """What it changes."""
@@ -229,29 +247,61 @@ class Adapted(nn.Module):
         return self
 
 
+def _check_options(size: Any, transform: Any, kind: Any, mass: Any) -> None:
+    wrong = []
+    sizes = [size] if size is None or is_whole(size) or isinstance(size, str) else size
+    sizes = list(sizes) if isinstance(sizes, Sequence) else [sizes]
+    if size is not None and not (
+        1 <= len(sizes) <= max(MODES) and all(is_whole(s) and s >= 1 for s in sizes)
+    ):
+        wrong.append(f"'size' must be 1 to {max(MODES)} whole numbers of at least 1. Got {size!r}")
+    if transform is not None and not callable(transform):
+        wrong.append(f"'transform' must be callable. Got {transform!r}")
+    if kind not in (None, *get_args(Kind)):
+        wrong.append(f"'kind' must be one of {', '.join(get_args(Kind))}. Got {kind!r}")
+    if not is_number(mass) or not 0 <= mass < 1:
+        wrong.append(f"'absent_mass' must lie in [0, 1). Got {mass!r}")
+    if wrong:
+        raise InvalidParameter(f"A member cannot be adapted so:\n{listing(wrong)}")
+
+
 def _places(
-    classes: Sequence[Label], common: Sequence[Label] | int | None, kind: Kind | None, mass: float
+    classes: Sequence[Label], common: Sequence[Label] | int | None, kind: Kind | None
 ) -> Tensor:
     """Where each common class is among the member's outputs; absent ones at ``len(classes)``."""
     if common is None:
         raise InvalidParameter("'classes' needs 'common': the full list of classes.")
-    labels: list[Label] = list(range(common)) if isinstance(common, int) else list(common)
-    names = [str(label) for label in labels]
+    if not _is_list(classes) or not (_is_list(common) or is_whole(common)):
+        raise InvalidParameter(
+            "'classes' must be a list of names or numbers, and 'common' such a list or how many "
+            f"there are. Got {classes!r} and {common!r}."
+        )
+    if is_whole(common) and not 1 <= common <= MOST_CLASSES:
+        raise InvalidParameter(f"'common' must be 1 to {MOST_CLASSES:,} classes. Got {common}.")
+    labels: list[Label] = list(range(common)) if is_whole(common) else list(common)
+    odd = [
+        label for label in (*classes, *labels) if not (isinstance(label, str) or is_whole(label))
+    ]
+    if odd:
+        raise InvalidParameter(f"Classes are names or whole numbers. Got {odd[0]!r}.")
+    known, names = set(labels), [str(label) for label in labels]
     wrong = [
         f"{label!r} is not among the common classes.{did_you_mean(str(label), names)}"
         for label in classes
-        if label not in labels
+        if label not in known
     ]
     for where, given in (("classes", list(classes)), ("common", labels)):
-        repeated = list(dict.fromkeys(label for label in given if given.count(label) > 1))
+        repeated = [label for label, count in Counter(given).items() if count > 1]
         wrong += [f"{label!r} is repeated in '{where}'" for label in repeated]
     if not classes:
         wrong.append("'classes' is empty")
     if kind == "values":
         wrong.append("kind='values' has no classes; it must be 'logits' or 'probabilities'")
-    if not 0 <= mass < 1:
-        wrong.append(f"'absent_mass' must lie in [0, 1). Got {mass}")
     if wrong:
         raise InvalidParameter(f"The classes cannot be mapped:\n{listing(wrong)}")
-    known: Mapping[Label, int] = {label: place for place, label in enumerate(classes)}
-    return torch.tensor([known.get(label, len(classes)) for label in labels])
+    place: Mapping[Label, int] = {label: number for number, label in enumerate(classes)}
+    return torch.tensor([place.get(label, len(classes)) for label in labels])
+
+
+def _is_list(given: Any) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str)

@@ -83,8 +83,8 @@ def _rows(tensors: Sequence[Tensor], per: str) -> Tensor:
 
 def normaliser(mean: Numbers | None, std: Numbers | None) -> tuple[Tensor, Tensor]:
     """Mean and std as tensors, 0 and 1 where not given; InvalidParameter lists all mistakes."""
-    centre = torch.as_tensor(0.0 if mean is None else mean).detach().clone()
-    scale = torch.as_tensor(1.0 if std is None else std).detach().clone()
+    centre = _numbers(0.0 if mean is None else mean, "mean")
+    scale = _numbers(1.0 if std is None else std, "std")
     centre, scale = (t if t.dtype == torch.float64 else t.float() for t in (centre, scale))
     wrong = [
         f"{name}: {int((~torch.isfinite(values)).sum())} NaN or infinite numbers"
@@ -101,6 +101,15 @@ def normaliser(mean: Numbers | None, std: Numbers | None) -> tuple[Tensor, Tenso
             "std must be above 0; what does not vary gets 1, as partition_statistics gives it."
         )
     return centre, scale
+
+
+def _numbers(given: Numbers, name: str) -> Tensor:
+    try:
+        return torch.as_tensor(given).detach().clone()
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidParameter(
+            f"{name!r} must be a number, or numbers of equal shape. Got {given!r}."
+        ) from None
 
 
 def _broadcast(one: Sequence[int], other: Sequence[int], *, grow: bool = True) -> bool:

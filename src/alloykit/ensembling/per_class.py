@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from scipy.optimize import minimize
@@ -87,22 +89,53 @@ def solved(stack: Tensor, targets: Tensor, pull: float) -> tuple[Tensor, Tensor,
         AlloyError: The solver stopped before the gradient vanished.
     """
     members, _, classes = stack.shape
-    start = np.append(np.full(members * classes, 1.0 / members), np.zeros(classes))
-    found = minimize(
-        lambda point: penalised_loss(point, stack, targets, pull),
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 5000, "maxfun": 20000, "maxcor": 20, "gtol": GRADIENT / 10, "ftol": 0},
-    )
-    gradient = float(np.abs(found.jac).max())
-    if gradient > GRADIENT:
+    start = torch.cat([torch.full((members, classes), 1.0 / members), torch.zeros(1, classes)])
+    start, scale = start.double(), _scale(stack, pull)
+
+    def values_at(point: Array) -> Tensor:
+        moved = torch.from_numpy(point).view(classes, members + 1, 1)
+        return start + torch.linalg.solve_triangular(scale.mT, moved, upper=True)[..., 0].T
+
+    def objective(point: Array) -> tuple[float, Array]:
+        loss, slope = penalised_loss(values_at(point).flatten().numpy(), stack, targets, pull)
+        steep = torch.from_numpy(slope).view(members + 1, classes).T[..., None]
+        return loss, torch.linalg.solve_triangular(scale, steep, upper=False).flatten().numpy()
+
+    point, gradient, asked = np.zeros(start.numel()), math.inf, GRADIENT / 10
+    while gradient > GRADIENT and asked > GRADIENT / 1e5:
+        options = {"maxiter": 5000, "maxfun": 20000, "maxcor": 20, "gtol": asked, "ftol": 0}
+        found = minimize(objective, point, jac=True, method="L-BFGS-B", options=options)
+        point, asked = found.x, asked / 10
+        values = values_at(point)
+        slope = penalised_loss(values.flatten().numpy(), stack, targets, pull)[1]
+        gradient = float(np.abs(slope).max())
+    if not gradient <= GRADIENT:
         raise AlloyError(
             f"per_class was not solved: the gradient stayed at {gradient:.3g} where {GRADIENT:g} "
             f"is asked for ({found.message}). Try a larger pull than {pull:g}."
         )
-    values = torch.from_numpy(found.x).view(members + 1, classes)
     return values[:members].clone(), values[members].clone(), gradient
+
+
+def _scale(stack: Tensor, pull: float) -> Tensor:
+    """Coordinates of each class in which the objective is nearly as steep in all directions.
+
+    The Cholesky factor of the curvature at the plain log pool, class by class: members that agree,
+    and log-probabilities far below zero, make the plain coordinates a narrow valley.
+
+    Shapes:
+        stack [member, example, class] -> [class, member + 1, member + 1], float64
+    """
+    members, count, classes = stack.shape
+    total = pull * torch.eye(members + 1, dtype=torch.float64).repeat(classes, 1, 1)
+    for block, _ in blocks(stack, torch.empty(count)):
+        share = block.mean(0).softmax(-1)
+        # Where the pool is sure of a wrong class the curvature vanishes, and comes back later.
+        steep = (share * (1 - share)).clamp(min=1e-3).sqrt()
+        columns = torch.cat([block, torch.ones(1, *block.shape[1:], dtype=block.dtype)]) * steep
+        total += torch.einsum("mic,nic->cmn", columns, columns)
+    factor: Tensor = torch.linalg.cholesky(total / count)
+    return factor
 
 
 def penalised_loss(

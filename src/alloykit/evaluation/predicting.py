@@ -96,7 +96,9 @@ def predict(
     with evaluating(model):
         for inputs, _ in examples.batches():
             count = length(inputs)
-            given = batch_outputs(forward(model, placed(inputs, model)), count)
+            with running("The model", inputs):
+                raw = forward(model, placed(inputs, model))
+            given = batch_outputs(raw, count)
             if outputs is None:
                 outputs = room((total, *given.shape[1:]), memory_limit)
             _same_shape(given, outputs, done)

@@ -14,7 +14,13 @@ from alloykit.data.examples import Examples
 from alloykit.data.splits import IGNORED, check_splits
 from alloykit.data.storage import MEMORY_LIMIT, room
 from alloykit.errors import DataError, listing
-from alloykit.evaluation.predicting import detect_kind, evaluating, log_probabilities, predict
+from alloykit.evaluation.predicting import (
+    detect_kind,
+    evaluating,
+    log_probabilities,
+    predict,
+    running,
+)
 from alloykit.fusion.features import feature_rows
 from alloykit.fusion.gathered import Gathered
 from alloykit.fusion.head import HeadData, HeadShape, Source
@@ -153,7 +159,7 @@ def ask(
 def _last_layer(member: nn.Module, examples: Examples) -> str:
     inputs = transform(examples.inputs_sample(), lambda tensor: tensor[:2])
     args, kwargs = as_call(inputs)
-    with evaluating(member):
+    with evaluating(member), running("A member", inputs):
         return last_of(member, *args, **kwargs)
 
 
@@ -208,7 +214,10 @@ def answer(
         if progress is not None:
             progress(f"running {name}", done, total)
 
-    given = predict(reader, examples, progress=report, memory_limit=memory_limit)
+    try:
+        given = predict(reader, examples, progress=report, memory_limit=memory_limit)
+    except DataError as error:
+        raise DataError(f"Member {name}, on the {examples.name} examples: {error}") from error
     raw = given[..., : reader.width]
     kind = asked.kinds[place] if asked.kinds else detect_kind(raw, asked.task)
     outputs = log_probabilities(raw, kind, memory_limit=memory_limit).flatten(0, -2)

@@ -14,7 +14,8 @@ from alloykit.fusion.contract import EVERY_TASK, Layer, fusion_head
 from alloykit.fusion.feeding import Answer, Feed, FeedName, feed_for, feed_mistakes
 from alloykit.fusion.head import FittedHead, HeadData, HeadShape
 from alloykit.fusion.learning import learn, seeded
-from alloykit.fusion.linear_layer import PULLS, plain_mean, solve_layer
+from alloykit.fusion.linear_layer import PULLS, mean_weights, solve_layer
+from alloykit.numerics import is_number, is_whole
 from alloykit.training.settings import Training
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
@@ -90,9 +91,7 @@ def concat(
         least squares with non-negative weights, pulled nowhere; we take the log loss, weights of
         either sign, and the pull to the mean.
     """
-    _check(tuple(hidden), activation, dropout, feed, pull)
-    if not hidden:
-        return _solved(feed, PULLS if pull is None else (pull,), seed)
+    _check(hidden, activation, dropout, feed, pull)
     training = Training(
         epochs=epochs,
         batch_size=batch_size,
@@ -101,6 +100,8 @@ def concat(
         patience=patience,
         seed=seed,
     )
+    if not hidden:
+        return _solved(feed, PULLS if pull is None else (pull,), seed)
     return _network(tuple(hidden), activation, dropout, feed, training)
 
 
@@ -130,24 +131,28 @@ class Concat(nn.Module):
 
 
 def _check(
-    hidden: tuple[int, ...],
+    hidden: Sequence[int],
     activation: str,
     dropout: float,
     feed: FeedName | None,
     pull: float | None,
 ) -> None:
     wrong = feed_mistakes(feed, "concat")
-    if any(not isinstance(size, int) or size < 1 for size in hidden):
-        wrong.append(f"The 'hidden' sizes of concat must be at least 1. Got {list(hidden)}.")
+    several = isinstance(hidden, tuple | list)
+    if not several or any(not is_whole(size) or size < 1 for size in hidden):
+        wrong.append(
+            "The 'hidden' sizes of concat must be whole numbers of at least 1, as in [64, 32]. "
+            f"Got {hidden!r}."
+        )
     if activation not in ACTIVATIONS:
         wrong.append(
             f"The 'activation' of concat must be one of {', '.join(ACTIVATIONS)}. "
             f"Got {activation!r}."
         )
-    if not 0 <= dropout < 1:
-        wrong.append(f"The 'dropout' of concat must be in [0, 1). Got {dropout}.")
-    if pull is not None and not 0 < pull < float("inf"):
-        wrong.append(f"The 'pull' of concat must be above 0. Got {pull}.")
+    if not is_number(dropout) or not 0 <= dropout < 1:
+        wrong.append(f"The 'dropout' of concat must be in [0, 1). Got {dropout!r}.")
+    if pull is not None and not (is_number(pull) and 0 < pull < float("inf")):
+        wrong.append(f"The 'pull' of concat must be above 0. Got {pull!r}.")
     if pull is not None and hidden:
         wrong.append("The 'pull' of concat is for linear layers; 'hidden' sizes have none.")
     if dropout and not hidden:
@@ -160,14 +165,14 @@ def _solved(feed: FeedName | None, pulls: Sequence[float], seed: int) -> Layer:
     def build(shape: HeadShape) -> Concat:
         name = feed_for(feed, shape, classes="log")
         linear = seeded(lambda: nn.Linear(sum(shape.widths), shape.outputs), seed)
-        _set(linear, plain_mean(shape, name))
+        _set(linear, mean_weights(shape, name))
         return Concat(Feed(name, shape), linear, Answer(shape))
 
     def fit(data: HeadData, shape: HeadShape) -> FittedHead:
         module = build(shape)
         # In float64 before solving: rounding columns first would move the optimum.
         columns = module.double().learn(data).columns(data.members)
-        anchor = plain_mean(shape, module.feed.name)
+        anchor = mean_weights(shape, module.feed.name)
         targets = module.answer.inward(data.targets)
         solution, chosen = solve_layer(
             columns, targets, anchor, pulls=pulls, shape=shape, seed=seed

@@ -37,7 +37,7 @@ def learn(module: nn.Module, data: HeadData, shape: HeadShape, training: Trainin
         training: How; its seed also chooses the rows that are held out.
     """
     spread = None if shape.task != "regression" else Standard(shape.outputs).learn(data.targets)
-    inside, apart = held_out(data.targets, training.seed, shape.task)
+    inside, apart = held_out(data.targets, training.seed)
     unseen = _rows(data).part(apart)
 
     def loss(model: nn.Module, part: Part) -> Tensor:

@@ -17,7 +17,7 @@ PULLS = (1.0, 3.0, 10.0, 30.0)
 members that saw even and skewed parts of the data."""
 
 
-def plain_mean(shape: HeadShape, feed: FeedName) -> Tensor:
+def mean_weights(shape: HeadShape, feed: FeedName) -> Tensor:
     """``[output, column + 1]``: the weights that give the members' mean, with no bias.
 
     Zero where there is no such mean: for features, and for feeds in which a mean of the columns
@@ -45,7 +45,7 @@ def solve_layer(
     Args:
         columns: ``[row, column]`` as they come from the feed.
         targets: ``[row]`` classes or ``[row, output]`` standardised values.
-        anchor: ``[output, column + 1]``, from ``plain_mean``.
+        anchor: ``[output, column + 1]``, from ``mean_weights``.
         pulls: Cross-validation chooses from them where there are several.
         shape: What the head is built for.
         seed: Of the folds.

@@ -11,6 +11,7 @@ from alloykit.ensembling.per_class import solved
 from alloykit.errors import InvalidParameter
 from alloykit.fusion.contract import CLASSES, OUTPUTS, Layer, fusion_head
 from alloykit.fusion.head import FittedHead, HeadData, HeadShape
+from alloykit.numerics import is_number
 
 FLOOR = -15.0
 """Log-probabilities below this count as this: e^-15 is 3 in ten million."""
@@ -56,8 +57,8 @@ def log_pool(pull: float = 1.0) -> Layer:
         rule ``per_class`` with logarithms cut at -15, so that a member that was certain and wrong
         once does not lose all weight for that class.
     """
-    if not 0 < pull < float("inf"):
-        raise InvalidParameter(f"The 'pull' of log_pool must be above 0. Got {pull}.")
+    if not is_number(pull) or not 0 < pull < float("inf"):
+        raise InvalidParameter(f"The 'pull' of log_pool must be above 0. Got {pull!r}.")
 
     def fit(data: HeadData, shape: HeadShape) -> FittedHead:
         module = LogPool(shape)

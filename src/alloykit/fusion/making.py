@@ -116,7 +116,9 @@ def solved(
     fitted = options.head.fit(rows.data, rows.shape)
     if checked is None:
         measured, how = rows, "cross-fitted"
-        judged: nn.Module = cross_fitted(settled(options.head, fitted), rows, seed=options.seed)
+        judged: nn.Module = cross_fitted(
+            settled(options.head, fitted, rows.examples), rows, seed=options.seed
+        )
     else:
         asked = {**options.reading, "classes": rows.shape.outputs}
         measured, how, judged = gather(modules, checked, **asked), "held out", fitted.module

@@ -13,10 +13,13 @@ from alloykit.data.batches import Inputs
 from alloykit.data.examples import Examples, as_examples
 from alloykit.data.splits import check_splits, shared
 from alloykit.errors import DataError, DataLeak, InvalidParameter, listing
+from alloykit.evaluation.freezing import require_modules
 from alloykit.fusion.collecting import Progress, Said, answer, ask, assembled
 from alloykit.fusion.gathered import Gathered
 from alloykit.fusion.head import HeadData
+from alloykit.fusion.parting import fold_rows
 from alloykit.fusion.reading import ContextSource, Sources
+from alloykit.numerics import is_whole
 from alloykit.training.rows import Rows, hold
 from alloykit.types import Task
 
@@ -102,20 +105,6 @@ def gather_out_of_fold(
     return joined(parts)
 
 
-def fold_rows(targets: Tensor, folds: int, seed: int) -> list[Tensor]:
-    """Ascending positions of each fold: equal parts of every class, drawn by the seed.
-
-    Example:
-        >>> [rows.tolist() for rows in fold_rows(torch.tensor([0, 0, 1, 1]), 2, seed=0)]
-        [[0, 3], [1, 2]]
-    """
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(targets), generator=generator)
-    if targets.ndim == 1 and not targets.is_floating_point():
-        order = order[targets[order].argsort(stable=True)]
-    return [order[start::folds].sort().values for start in range(folds)]
-
-
 def joined(parts: Sequence[Gathered]) -> Gathered:
     """The rows of several splits, one split after the other."""
     first, offset, owners = parts[0], 0, []
@@ -139,8 +128,8 @@ def _checked(
 ) -> dict[str, Examples]:
     wrong = [f"member {name!r} has no partition" for name in members if name not in partitions]
     wrong += [f"{name!r} is no member" for name in partitions if name not in members]
-    if folds < 2:
-        wrong.append(f"'folds' must be at least 2. Got {folds}")
+    if not is_whole(folds) or folds < 2:
+        wrong.append(f"'folds' must be a whole number of at least 2. Got {folds!r}")
     if wrong:
         raise InvalidParameter(f"Out-of-fold rows cannot be made:\n{listing(wrong)}")
     splits = {name: as_examples(partitions[name], "train") for name in members}
@@ -181,6 +170,7 @@ def _trained_without(owner: str, held: Rows, rows: Tensor, retrain: Retrain) -> 
             f"'retrain' returned a {type(copy).__name__} for {owner}: it must return the trained "
             "model."
         )
+    require_modules({f"the copy of {owner}": copy})
     return copy
 
 

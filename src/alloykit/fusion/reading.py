@@ -82,6 +82,11 @@ def check_sources(
         wrong += [f"'source' names no layer for {name}" for name in members if name not in source]
         strangers = [name for name in source if name not in members]
         wrong += [f"'source' names {name!r}, which is no member" for name in strangers]
+        wrong += [
+            f"'source' must name the layer of {name} by text. Got {layer!r}"
+            for name, layer in source.items()
+            if not isinstance(layer, str)
+        ]
     elif source not in ("outputs", "features"):
         wrong.append(f"'source' must be 'outputs', 'features' or member -> layer. Got {source!r}")
     if context not in ("none", "inputs", "features"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -81,28 +82,45 @@ def softmax_regression(
         AlloyError: The solver stopped before the gradient vanished.
     """
     design, labels, goal = with_ones(columns), targets.cpu(), anchor.double().cpu()
+    # In these coordinates the objective is nearly as steep in all directions, however correlated
+    # the columns are: a tenth of the steps, to the same solution.
+    curvature = design.T @ design / 4 + pull * torch.eye(design.shape[1], dtype=torch.float64)
+    scale = torch.linalg.cholesky(curvature / len(design))
+
+    def weights_at(point: Array) -> Tensor:
+        moved = torch.from_numpy(point).view(goal.shape)
+        away: Tensor = torch.linalg.solve_triangular(scale, moved, upper=False, left=False)
+        return goal + away
 
     def objective(point: Array) -> tuple[float, Array]:
-        weights = torch.from_numpy(point).view(goal.shape)
-        loss, gradient = penalised_log_loss(weights, design, labels, goal, pull)
-        return loss, gradient.flatten().numpy()
+        loss, gradient = penalised_log_loss(weights_at(point), design, labels, goal, pull)
+        steep = torch.linalg.solve_triangular(scale, gradient.T, upper=False).T
+        return loss, steep.flatten().numpy()
 
-    found = minimize(
-        objective,
-        (goal if start is None else start).flatten().numpy(),
-        jac=True,
-        method="L-BFGS-B",
-        # Only the gradient stops it: small steps of the loss say little on a flat valley floor.
-        options={"maxiter": 5000, "maxfun": 20000, "maxcor": 20, "gtol": tolerance / 2, "ftol": 0},
-    )
-    gradient = float(np.abs(found.jac).max())
+    point = np.zeros(goal.numel()) if start is None else ((start - goal) @ scale).flatten().numpy()
+    gradient, goal_of_search = math.inf, tolerance / 2
+    while gradient > tolerance and goal_of_search > tolerance / 1e4:
+        found = minimize(
+            objective,
+            point,
+            jac=True,
+            method="L-BFGS-B",
+            # Only the gradient stops it: small steps of the loss say little on a valley's floor.
+            options={
+                "maxiter": 5000, "maxfun": 20000, "maxcor": 20, "gtol": goal_of_search, "ftol": 0,
+            },
+        )  # fmt: skip
+        point, goal_of_search = found.x, goal_of_search / 10
+        weights = weights_at(point)
+        left = penalised_log_loss(weights, design, labels, goal, pull)[1]
+        gradient = float(left.abs().max())
     if not gradient <= tolerance:
         raise AlloyError(
             f"The linear head was not solved: the gradient stayed at {gradient:.3g} where "
             f"{tolerance:g} is asked for ({found.message}). Try a larger pull than {pull:g}, or "
             "feed='standard', which brings all columns to one scale."
         )
-    return Solution(torch.from_numpy(found.x).view(goal.shape), gradient)
+    return Solution(weights, gradient)
 
 
 def penalised_log_loss(
@@ -165,7 +183,7 @@ def cross_validated(
     Five folds, with each class spread evenly over them; as many as there are rows where these
     are fewer. One fold's solution starts the search for the next pull.
     """
-    fold = folds(targets, FOLDS, seed, task)
+    fold = folds(targets, FOLDS, seed)
     totals = dict.fromkeys(sorted(pulls, reverse=True), 0.0)
     for number in range(int(fold.max()) + 1):
         apart, start = fold == number, None

@@ -14,7 +14,8 @@ from alloykit.fusion.feeding import FeedName, feed_mistakes
 from alloykit.fusion.head import FittedHead, HeadData, HeadShape
 from alloykit.fusion.stacked import StackedEstimator, StackedLinear
 
-LOGISTIC, ITERATIONS = "sklearn.linear_model:LogisticRegression", 10_000
+LOGISTIC, RIDGE = "sklearn.linear_model:LogisticRegression", "sklearn.linear_model:RidgeCV"
+ITERATIONS = 10_000
 
 
 @fusion_head(
@@ -23,7 +24,7 @@ LOGISTIC, ITERATIONS = "sklearn.linear_model:LogisticRegression", 10_000
     paper="Wolpert, Stacked generalization, 1992.",
 )
 def stacking(
-    estimator: Any = LOGISTIC,
+    estimator: Any = None,
     parameters: Mapping[str, Any] | None = None,
     feed: FeedName | None = None,
     seed: int = 0,
@@ -38,8 +39,9 @@ def stacking(
 
     Args:
         estimator: Import path of a class ("sklearn.svm:SVC"), or an instance, which is cloned. It
-            must have ``predict_proba`` for classes.
-        parameters: What the class is called with; not for instances. The default estimator may
+            must have ``predict_proba`` for classes. None: what scikit-learn's stacking takes,
+            LogisticRegression for classes and RidgeCV for values.
+        parameters: What the class is called with; not for instances. LogisticRegression may
             take 10,000 iterations where none are given: scikit-learn's 100 often leave it unsolved.
         feed: "probabilities", "log", "sqrt" or "standard", as in ``concat``. None: what
             scikit-learn's stacking takes: probabilities (of two classes the second one only),
@@ -70,8 +72,8 @@ def stacking(
         probability zero; scikit-learn leaves their columns out.
     """
     wrong = feed_mistakes(feed, "stacking")
-    given = dict(parameters or ({"max_iter": ITERATIONS} if estimator == LOGISTIC else {}))
-    if not isinstance(estimator, str):
+    given = dict(parameters or {})
+    if estimator is not None and not isinstance(estimator, str):
         if given:
             wrong.append("The 'parameters' of stacking are for import paths, not for instances.")
         if not hasattr(estimator, "get_params") or isinstance(estimator, type):
@@ -100,6 +102,10 @@ def stacking(
 def _made(estimator: Any, parameters: Mapping[str, Any], seed: int, shape: HeadShape) -> Any:
     """A fresh, unfitted estimator, checked for what the head needs of it."""
     base = _sklearn("sklearn.base")
+    if estimator is None:
+        estimator = RIDGE if shape.task == "regression" else LOGISTIC
+    if estimator == LOGISTIC:
+        parameters = parameters or {"max_iter": ITERATIONS}
     named = isinstance(estimator, str)
     made = _called(estimator, parameters) if named else base.clone(estimator)
     if shape.task != "regression" and not hasattr(made, "predict_proba"):
@@ -155,7 +161,7 @@ def _kept(
     estimator: Any, parameters: Mapping[str, Any], feed: FeedName | None, seed: int
 ) -> dict[str, Any]:
     """The parameters of the head; an instance by its class and its own parameters."""
-    if not isinstance(estimator, str):
+    if estimator is not None and not isinstance(estimator, str):
         kind = type(estimator)
         parameters = estimator.get_params(deep=False)
         estimator = f"{kind.__module__}:{kind.__qualname__}"

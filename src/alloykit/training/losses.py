@@ -31,11 +31,21 @@ def task_loss(outputs: Tensor, targets: Tensor, task: Task) -> Tensor:
     """
     wide = outputs if outputs.dtype == torch.float64 else outputs.float()
     if task == "regression":
+        if targets.numel() != wide.numel():
+            raise DataError(
+                f"The model gives {list(wide.shape)}, and the targets are {list(targets.shape)}: "
+                "for regression there is one target for each number."
+            )
         return F.mse_loss(wide, targets.to(wide.dtype).reshape(wide.shape))
     if task == "classification" and (wide.dim() == 1 or wide.shape[1:] == (1,)):
         single = wide.reshape(-1, 1)
         wide = torch.cat([torch.zeros_like(single), single], dim=1)
     rows, wanted = wide.reshape(-1, wide.shape[-1]), targets.reshape(-1)
+    if len(rows) != len(wanted):
+        raise DataError(
+            f"The model gives {list(wide.shape)}, and the targets are {list(targets.shape)}: "
+            f"{len(rows)} rows of scores for {len(wanted)} targets."
+        )
     loss = F.cross_entropy(rows, wanted, ignore_index=IGNORED, reduction="sum")
     return loss / (wanted != IGNORED).sum().clamp(min=1)
 

@@ -76,6 +76,13 @@ def union(partitions: Sequence[Examples], *, memory_limit: int = MEMORY_LIMIT) -
     return hold_all(partitions, memory_limit)
 
 
+def trainable(model: nn.Module) -> nn.Module:
+    """The model, with all of its floating parameters to train: members come frozen."""
+    for _, parameter in _known(model):
+        parameter.requires_grad_(parameter.is_floating_point())
+    return model
+
+
 def blank(module: nn.Module | Callable[[], nn.Module], seed: int) -> nn.Module:
     """A new model of the same architecture, initialised anew, with everything to train.
 

@@ -94,7 +94,7 @@ class Rows:
         """The examples at these positions, augmented."""
         inputs = batch_of.transform(self.inputs, lambda tensor: tensor[rows])
         if self.augment is not None:
-            inputs = self.augment(inputs)
+            inputs = _augmented(self.augment, inputs)
         targets = None if self.targets is None else self.targets[rows]
         return Part(inputs, targets, {name: c[rows] for name, c in self.extra.items()}, rows)
 
@@ -164,6 +164,20 @@ def _joined_targets(splits: Sequence[Examples]) -> Tensor:
             "Bring them to one shape and dtype."
         )
     return torch.cat(every) if every else torch.empty(0)
+
+
+def _augmented(augment: Callable[[Inputs], Inputs], inputs: Inputs) -> Inputs:
+    changed = augment(inputs)
+    given = batch_of.parts(changed) if isinstance(changed, Tensor | tuple | dict) else []
+    count = batch_of.length(inputs)
+    if not given or any(not isinstance(t, Tensor) or len(t) != count for t in given):
+        found = [list(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in given]
+        raise DataError(
+            f"'augment' was given a batch of {count} examples and returned "
+            f"{' and '.join(map(str, found)) or type(changed).__name__}. It must return as many, in "
+            "the same form: a tensor, a tuple or a dict of tensors."
+        )
+    return changed
 
 
 def _columns(rows: Rows) -> list[tuple[str, Columns]]:

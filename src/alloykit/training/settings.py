@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from alloykit.errors import InvalidParameter, MissingInput, did_you_mean, listing
+from alloykit.numerics import is_number, is_whole
 
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -79,6 +80,11 @@ class Training:
             >>> Training.of({"epochs": 3}) == Training(epochs=3)
             True
         """
+        if not isinstance(settings, Mapping):
+            raise InvalidParameter(
+                "Training takes a Training, or a mapping of its settings such as {'epochs': 30}. "
+                f"Got {settings!r}."
+            )
         known = [field.name for field in dataclasses.fields(cls)]
         if odd := [name for name in settings if name not in known]:
             lines = [f"{name!r}.{did_you_mean(str(name), known)}" for name in odd]
@@ -107,15 +113,14 @@ def _mistakes(given: Training) -> list[str]:
 
 def _whole(given: Training, name: str, least: int) -> str:
     value = getattr(given, name)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+    if is_whole(value) and value >= least:
         return ""
     return f"{name!r} must be a whole number of at least {least}. Got {value!r}."
 
 
 def _real(given: Training, name: str, range_text: str, fits: Any) -> str:
     value = getattr(given, name)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and math.isfinite(value) and fits(value):
+    if is_number(value) and math.isfinite(value) and fits(value):
         return ""
     return f"{name!r} must be a number {range_text}. Got {value!r}."
 

@@ -17,6 +17,7 @@ from alloykit.checkpoints.digests import content_digest
 from alloykit.checkpoints.memory import MemoryCheckpoint
 from alloykit.checkpoints.wording import shown
 from alloykit.errors import CheckpointError, InvalidParameter, OutputExists, listing
+from alloykit.numerics import is_number
 from alloykit.training.hardware import Hardware
 from alloykit.training.history import History
 from alloykit.training.run import Run
@@ -51,8 +52,8 @@ class Snapshots:
         model: nn.Module,
         machine: Hardware,
     ) -> None:
-        if not every >= 0:
-            raise InvalidParameter(f"'every' must be at least 0 seconds. Got {every}.")
+        if not is_number(every) or not every >= 0:
+            raise InvalidParameter(f"'every' must be at least 0 seconds. Got {every!r}.")
         self._path = None if folder is None else Path(folder).expanduser() / FILE
         self._every, self._model, self._machine = every, model, machine
         self._last = time.monotonic()
@@ -61,9 +62,10 @@ class Snapshots:
         self._settings = {**_as_json(settings), **_of_model(model)}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
             raise CheckpointError(
-                f"The folder {shown(str(folder))} for snapshots cannot be made: {error.strerror}."
+                f"The folder {shown(str(folder))} for snapshots cannot be made: {why}."
             ) from error
         if machine.process == 0:
             _sweep(self._path.parent)

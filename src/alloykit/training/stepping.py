@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from alloykit.errors import InvalidParameter
 from alloykit.training.hardware import Hardware
 from alloykit.training.order import share
 from alloykit.training.rows import Part, Rows
@@ -45,5 +46,10 @@ def add_gradients(
         with machine.computing(last=number == len(batches)):
             with machine.autocast():
                 losses.append(loss(machine.model, part) * weight)
+            if not losses[-1].requires_grad:
+                raise InvalidParameter(
+                    "The loss does not depend on any parameter that is trained, so nothing would "
+                    "be learned. Does the model detach its outputs, or give class numbers?"
+                )
             machine.backward(losses[-1])
     return machine.mean(torch.stack([each.detach() for each in losses]).sum()), scored
