@@ -36,7 +36,7 @@ OUTPUT = Path(__file__).parent / "output" / "fashion_fusion.md"
 MEMBERS, CONCENTRATION, EPOCHS = 4, 0.3, 8
 WANTED = (
     "average", "linear", "per_class", "concat", "attention", "attention_mean", "gated",
-    "stacking", "distill", "retrain",
+    "distill", "retrain",
 )  # fmt: skip
 CEILING, STUDENTS = "retrained on train", ("student of concat head", "student of average")
 BEST = "best single (by validation)"

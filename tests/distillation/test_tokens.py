@@ -186,3 +186,10 @@ def test_the_sum_calls_the_loss_on_few_rows_at_a_time():
     assert float(total.detach()) == 30.0
     assert sizes == [2, 2, 1, 2, 2, 1]
     assert student.grad[:, 0].tolist() == [2, 2, 2, 0, 2, 0, 2]
+
+
+def test_labels_alone_need_no_teacher():
+    outputs = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[1, -100, 3, 0], [4, 2, -100, -100]])
+    found = DistillationLoss(task="tokens", alpha=1.0)(outputs, None, labels)
+    assert_close(found, F.cross_entropy(outputs.flatten(0, 1), labels.flatten()))

@@ -143,3 +143,27 @@ def test_bad_splits_and_layers_are_refused():
         gather({"m": Counted(0)}, split(targets=torch.randn(10)))
     with pytest.raises(UnknownName, match="The member 'm' has no layer 'hed'"):
         gather({"m": Counted(0)}, split(), source={"m": "hed"})
+
+
+class Spare(Counted):
+    """It has a layer that is never called, and one that says one thing for all positions."""
+
+    def __init__(self, seed):
+        super().__init__(seed)
+        self.spare, self.whole = nn.Linear(1, 1), nn.Linear(4, 4)
+
+    def forward(self, x):
+        rows = self.whole(x.mean(1))[:, None] + x
+        return self.head(self.body(rows))
+
+
+def test_layers_that_were_not_called_or_do_not_speak_of_positions_are_refused():
+    x = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(0))
+    tokens = as_examples((x, torch.arange(30).reshape(6, 5) % 3), "validation")
+    members = {"a": Spare(0), "b": Spare(1)}
+    with pytest.raises(DataError, match="'spare' was not called"):
+        gather(members, tokens, task="tokens", source={"a": "spare", "b": "body"})
+    with pytest.raises(DataError, match="gives 6 rows where the member gives 30"):
+        gather(members, tokens, task="tokens", source={"a": "whole", "b": "body"})
+    rows = gather(members, tokens, task="tokens", source={"a": "body", "b": "body"})
+    assert rows.data.members[0].shape == (30, 5)

@@ -16,7 +16,9 @@ from torch.testing import assert_close
 from alloykit.checkpoints.exporting import load_exported, save_exported
 from alloykit.errors import DataError, InvalidParameter, MissingInput, UnknownName
 from alloykit.evaluation.freezing import frozen_view
+from alloykit.fusion.head import HeadData, HeadShape
 from alloykit.fusion.module import Fusion
+from alloykit.fusion.stacking import stacking
 
 X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
@@ -285,3 +287,14 @@ def test_members_that_read_other_rows_are_refused():
     words = Fusion([nn.Embedding(7, 3)], Head(7, 3), context="inputs", task="tokens")
     with pytest.raises(DataError, match="reads floating inputs"):
         words.rows(torch.zeros(2, 4, dtype=torch.long))
+
+
+def test_a_head_in_float64_stays_so_whatever_the_members_are_cast_to():
+    torch.manual_seed(0)
+    members = tuple(torch.randn(3, 60, 3).log_softmax(-1))
+    data, shape = HeadData(members, torch.arange(60) % 3), HeadShape((3,) * 3, 3, "classification")
+    head = stacking().fit(data, shape).module
+    fusion = Fusion([nn.Linear(4, 3) for _ in range(3)], head).bfloat16()
+    assert {p.dtype for p in fusion.head.parameters()} == {torch.float64}
+    assert {p.dtype for p in fusion.members.parameters()} == {torch.bfloat16}
+    assert fusion(torch.randn(5, 4)).dtype == torch.float32

@@ -118,6 +118,23 @@ def _one(folder: Path) -> list[Any]:
     return ["average", folder / "a.safetensors", "-o", folder / "out.safetensors"]
 
 
+def _training(command: str, *extra: str, **changes: Any) -> Any:
+    """``alloykit fuse`` or ``distill`` on a study that has data to train on."""
+
+    def build(folder: Path) -> list[Any]:
+        inputs, labels = blobs(60, 12)
+        np.savez(folder / "train.npz", x=inputs, y=labels)
+        data = {name: {"npz": f"{name}.npz"} for name in ("train", "validation", "test")}
+        return [command, write_study(folder, data=data, **changes), *extra]
+
+    return build
+
+
+def _small_fusion_split(folder: Path) -> list[Any]:
+    inputs, labels = blobs(12, 13)
+    return ["fuse", *_split(folder, inputs, labels)[1:]]
+
+
 def _split(folder: Path, inputs: np.ndarray, labels: np.ndarray) -> list[Any]:
     study = write_study(folder)
     np.savez(folder / "validation.npz", x=inputs, y=labels)
@@ -208,6 +225,19 @@ CASES = [
     Case("a study that is not there", lambda f: ["compare", f / "none.yaml"], 2, ("none.yaml",)),
     Case("an architecture that does not fit its file",
          _compare(arguments={"width": 4}), 4, ("0.weight", "[4, 2]", "[8, 2]")),
+    Case("a temperature of zero", _training("distill", "--temperature", "0"), 2,
+         ("temperature", "above 0")),
+    Case("an alpha outside [0, 1]", _training("distill", "--alpha", "1.5"), 2, ("alpha", "1.5")),
+    Case("features without layers", _training("distill", "--loss", "hint"), 2, ("layers",)),
+    Case("layers that do not exist",
+         _training("distill", "--teacher", "tune1", "--loss", "hint", "-p", "layers=['0', fc]"), 2,
+         ("'fc'", "2: Linear")),
+    Case("training keys that are misspelt or out of range",
+         _training("distill", training={"epoch": 3, "batch_size": 0}), 2,
+         ("training.epoch", "epochs", "training.batch_size")),
+    Case("a fusion split too small", _small_fusion_split, 3, ("12 examples, and 20",)),
+    Case("a fusion head that does not exist", _training("fuse", "--head", "atention"), 2,
+         ("attention",)),
     Case("an architecture that cannot be imported", _compare(architecture="nowhere:net"), 3,
          ("nowhere",)),
 ]  # fmt: skip

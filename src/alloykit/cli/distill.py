@@ -8,13 +8,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alloykit.cli.console import Json, Overwrite, print_json, progress_bar
-from alloykit.cli.judged import check_target, parsed_parameters, print_scores, scores_on_test
+from alloykit.cli.judged import (
+    check_target,
+    keep_inputs,
+    parsed_parameters,
+    print_scores,
+    scores_on_test,
+)
 from alloykit.errors import InvalidParameter, MissingInput, UnknownName, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
     from alloykit.comparison.setting import Setting
+
+
+TAKEN = (
+    *("student", "teachers", "train", "validation", "loss", "temperature", "alpha", "task"),
+    *("training", "stored", "keep", "snapshot", "on_overlap", "progress"),
+    *("augment", "accelerator"),
+)
 
 
 def distill(
@@ -63,18 +76,23 @@ def distill(
     study's key 'student'.
     """
     import alloykit
+    from alloykit.comparison.measuring import best_single
     from alloykit.comparison.preparing import prepare
     from alloykit.comparison.study import read_study
     from alloykit.comparison.training_trial import starting_point
     from alloykit.training.settings import Training
 
-    check_target(output, ".safetensors", overwrite)
+    check_target(output, [".safetensors"], overwrite)
+    parameters = parsed_parameters(parameter or (), TAKEN)
     read = read_study(study)
+    keep_inputs(study, read.model_dump(), [output])
     if read.data.train is None:
         raise MissingInput(f"{study} has no data.train, which the student would learn on.")
     with progress_bar(quiet=as_json) as tell:
         tell("models and data", 0, 1)
         setting = prepare(read, study.parent)
+        # First, because it says by name which member cannot be run.
+        single = best_single(setting).name
         taught_by = _teacher(teacher, setting)
         done = alloykit.distill(
             starting_point(_start(start, setting), setting),
@@ -86,14 +104,14 @@ def distill(
             alpha=alpha,
             task=setting.task,
             training=setting.training or Training(),
-            keep=int(keep) if keep.isdigit() else keep,  # type: ignore[arg-type]
+            keep=int(keep) if keep.isdecimal() else keep,  # type: ignore[arg-type]
             stored=stored,
             snapshot=snapshot,
             on_overlap=read.on_overlap,
             progress=tell,
-            **parsed_parameters(parameter or ()),
+            **parameters,
         )
-        scores = _scores(done.student, taught_by, setting)
+        scores = _scores(done.student, taught_by, single, setting)
     if output is not None:
         alloykit.save_checkpoint(done.student, output, overwrite=overwrite)
     if as_json:
@@ -145,11 +163,8 @@ def _start(name: str, setting: Setting) -> tuple[str, ...]:
 
 
 def _scores(
-    student: nn.Module, taught_by: nn.Module, setting: Setting
+    student: nn.Module, taught_by: nn.Module, single: str, setting: Setting
 ) -> dict[str, dict[str, float]]:
-    from alloykit.comparison.measuring import best_single
-
-    single = best_single(setting).name
     models = {
         f"{single} (best single)": setting.member(single).module,
         "teacher": taught_by,

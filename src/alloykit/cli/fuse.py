@@ -8,11 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from alloykit.cli.console import Json, Overwrite, print_json, progress_bar
-from alloykit.cli.judged import check_target, parsed_parameters, print_scores, scores_on_test
+from alloykit.cli.judged import (
+    check_target,
+    keep_inputs,
+    parsed_parameters,
+    print_scores,
+    scores_on_test,
+)
 
 if TYPE_CHECKING:
     from alloykit.comparison.setting import Setting
     from alloykit.fusion.fused import Fused
+
+
+TAKEN = (
+    *("members", "head", "validation", "source", "context", "task", "train", "seed", "progress"),
+    *("out_of_fold", "augment"),
+)
 
 
 def fuse(
@@ -53,9 +65,11 @@ def fuse(
     from alloykit.comparison.study import read_study
     from alloykit.data.batches import placed
 
-    check_target(output, ".pt2", overwrite)
-    check_target(picture, None, overwrite)
+    check_target(output, [".pt2"], overwrite)
+    check_target(picture, [".png", ".svg"], overwrite)
+    parameters = parsed_parameters(parameter or (), TAKEN)
     read = read_study(study)
+    keep_inputs(study, read.model_dump(), [output, picture])
     with progress_bar(quiet=as_json) as tell:
         tell("models and data", 0, 1)
         setting = prepare(read, study.parent)
@@ -69,7 +83,7 @@ def fuse(
             train=setting.train,
             seed=seed,
             progress=tell,
-            **parsed_parameters(parameter or ()),
+            **parameters,
         )
         scores = _scores(made, setting)
     if output is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,20 +39,55 @@ def print_scores(scores: Mapping[str, Mapping[str, float]], setting: Setting) ->
     print_table(f"On test, {len(setting.test):,} examples", ["model", *names], rows)
 
 
-def check_target(path: Path | None, suffix: str | None, overwrite: bool) -> None:
+def check_target(path: Path | None, suffixes: Sequence[str], overwrite: bool) -> None:
     """Refuse before the work what would be refused after it."""
     if path is None:
         return
-    if suffix is not None and path.suffix != suffix:
-        raise typer.BadParameter(f"{path.name} must end in {suffix}.")
+    if path.suffix not in suffixes:
+        raise typer.BadParameter(f"{path.name} must end in {' or '.join(suffixes)}.")
+    if path.is_dir():
+        raise OutputExists(f"{path} is a folder. Give another name.")
     if path.exists() and not overwrite:
         raise OutputExists(f"{path} exists already. Give another name, or --overwrite.")
     if not path.parent.is_dir():
         raise OutputExists(f"There is no folder {path.parent} to save {path.name} in.")
 
 
-def parsed_parameters(given: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE, each value as YAML reads it: "hidden=[64, 32]", "pull=3", "feed=sqrt"."""
+def keep_inputs(study: Path, given: Mapping[str, Any], targets: Sequence[Path | None]) -> None:
+    """Refuse to write over the study file or a file that it names, even with --overwrite."""
+    texts = _texts(given)
+    # "file.pt#entry" names an entry of a file.
+    texts += [text.rpartition("#")[0] for text in texts if "#" in text]
+    named = [study, *(study.parent / text for text in texts)]
+    for target in targets:
+        if target is None or not target.exists():
+            continue
+        if any(target.samefile(path) for path in named if _exists(path)):
+            raise OutputExists(f"{target} is an input of {study.name}. Give another name.")
+
+
+def _texts(given: Any) -> list[str]:
+    if isinstance(given, Mapping):
+        return [text for value in given.values() for text in _texts(value)]
+    if isinstance(given, list | tuple):
+        return [text for value in given for text in _texts(value)]
+    return [str(given)] if isinstance(given, str | Path) else []
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def parsed_parameters(given: Sequence[str], taken: Collection[str]) -> dict[str, Any]:
+    """NAME=VALUE, each value as YAML reads it: "hidden=[64, 32]", "pull=3", "feed=sqrt".
+
+    Args:
+        given: As typed.
+        taken: Names that the command itself gives, or that no text can give.
+    """
     import yaml
 
     found: dict[str, Any] = {}
@@ -60,6 +95,11 @@ def parsed_parameters(given: Sequence[str]) -> dict[str, Any]:
         name, sign, value = text.partition("=")
         if not sign or not name.strip() or name in found:
             raise typer.BadParameter(f"--parameter takes NAME=VALUE, each name once. Got {text!r}.")
+        if name.strip() in taken:
+            raise typer.BadParameter(
+                f"{name.strip()!r} is no parameter but what the study or an option of this command "
+                "says."
+            )
         try:
             found[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError:

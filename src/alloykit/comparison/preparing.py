@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -124,6 +125,12 @@ def built_module(
     if architecture.endswith(".pt2"):
         return load_exported(folder / architecture, trust_pickle=trust_pickle)
     build: Callable[..., Any] = import_object(architecture, folder)
+    if not callable(build):
+        raise InvalidStudy(f"{architecture} is a {type(build).__name__}, and builds no model.")
+    try:
+        inspect.signature(build).bind(**arguments)
+    except TypeError as error:
+        raise InvalidStudy(f"{architecture} does not take these arguments: {error}.") from None
     with torch.random.fork_rng():
         module = build(**arguments)
     if not isinstance(module, nn.Module):

@@ -13,11 +13,14 @@ from alloykit.registry import Entry, fusion_heads
 AVERAGE, HEAD = "average", "concat"
 """Who teaches the students: the mean of the members' probabilities, and this fusion head."""
 
+ON_FEATURES = ("concat", "attention_mean")
+"""Heads that are compared on features too: the one that is solved, and the best of the others."""
+
 WEIGHT_AVERAGE = "weight average"
 
 
 def fusion_candidates(setting: Setting) -> Iterator[Candidate]:
-    """Every head over the members' outputs, and over their features where it takes them."""
+    """Every head over the members' outputs, and two of them over their features."""
     for entry in fusion_heads.entries():
         yield from _heads(entry, setting)
 
@@ -39,7 +42,7 @@ def _heads(entry: Entry, setting: Setting) -> Iterator[Candidate]:
             yield _on_features(replace(named, context="features"), setting)
             continue
         yield named
-        if "features" in head.sources and parameters == entry.contract["candidates"][0]:
+        if entry.name in ON_FEATURES and parameters == entry.contract["candidates"][0]:
             name = f"{named.name} on features"
             yield _on_features(replace(named, name=name, source="features"), setting)
 

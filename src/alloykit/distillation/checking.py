@@ -102,8 +102,7 @@ def check_options(
             raise InvalidParameter(f"{option!r} must be callable. Got {value!r}.")
     if layers is not None and not _is_pair(layers):
         raise InvalidParameter(
-            "'layers' must be two names, (student's layer, teacher's layer). "
-            f"Got {layers!r}."
+            f"'layers' must be two names, (student's layer, teacher's layer). Got {layers!r}."
         )
     if is_whole(keep):
         require_coarse(loss.on_outputs, keep)
@@ -133,9 +132,9 @@ def student_shape(student: nn.Module, inputs: Inputs, task: Task) -> StudentShap
     """
     count = length(inputs)
     # Lazy modules draw their parameters here.
-    with borrowed_generators(devices_of(student)), evaluating(student):
-        with running("The student", inputs):
-            outputs = output_tensor(forward(student, placed(inputs, student)))
+    generators = borrowed_generators(devices_of(student))
+    with generators, evaluating(student), running("The student", inputs):
+        outputs = output_tensor(forward(student, placed(inputs, student)))
     if outputs.dim() == 0 or len(outputs) != count or not outputs.is_floating_point():
         raise DataError(
             f"The student gives {outputs.dtype} outputs {list(outputs.shape)} for {count} examples."

@@ -121,7 +121,7 @@ class StoredFolder:
         for name in sorted(self._arrays):
             flat = self._arrays[name].reshape(-1).view(np.uint8)
             for start in range(0, flat.size, PIECE):
-                found.update(flat[start : start + PIECE])
+                found.update(flat[start : start + PIECE].data)
         return found.hexdigest()
 
     def _refuse_link(self, name: str) -> None:
@@ -157,7 +157,7 @@ class StoredFolder:
                 return None
             if not path.is_file():
                 raise ValueError("it is no file")
-            found = parse(path.read_bytes())
+            found: dict[str, Any] = parse(path.read_bytes())
             _require_meta(found)
             return found
         except (OSError, ValueError) as error:
@@ -176,9 +176,10 @@ def _require_meta(found: Any) -> None:
         )
     total, rows, tensors = (found.get(name) for name in ("total", "rows", "tensors"))
     whole = is_whole(total) and is_whole(rows) and 0 <= rows <= total
-    named = isinstance(tensors, dict) and {"outputs"} <= set(tensors) <= {"outputs", "classes"}
-    if not whole or not named or not isinstance(found.get("identity"), dict):
+    if not whole or not isinstance(tensors, dict) or not isinstance(found.get("identity"), dict):
         raise ValueError("entries are missing or make no sense")
+    if not {"outputs"} <= set(tensors) <= {"outputs", "classes"}:
+        raise ValueError(f"it names the tensors {', '.join(tensors) or 'none'}")
     for entry in tensors.values():
         shape, dtype = entry if isinstance(entry, list) and len(entry) == 2 else ([], "")
         sizes = isinstance(shape, list) and all(is_whole(size) and size >= 0 for size in shape)

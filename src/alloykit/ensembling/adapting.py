@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -278,7 +278,8 @@ def _places(
         )
     if is_whole(common) and not 1 <= common <= MOST_CLASSES:
         raise InvalidParameter(f"'common' must be 1 to {MOST_CLASSES:,} classes. Got {common}.")
-    labels: list[Label] = list(range(common)) if is_whole(common) else list(common)
+    every = range(int(common)) if is_whole(common) else cast(Sequence[Label], common)
+    labels: list[Label] = list(every)
     odd = [
         label for label in (*classes, *labels) if not (isinstance(label, str) or is_whole(label))
     ]

@@ -94,7 +94,8 @@ def solved(stack: Tensor, targets: Tensor, pull: float) -> tuple[Tensor, Tensor,
 
     def values_at(point: Array) -> Tensor:
         moved = torch.from_numpy(point).view(classes, members + 1, 1)
-        return start + torch.linalg.solve_triangular(scale.mT, moved, upper=True)[..., 0].T
+        away: Tensor = torch.linalg.solve_triangular(scale.mT, moved, upper=True)
+        return start + away[..., 0].T
 
     def objective(point: Array) -> tuple[float, Array]:
         loss, slope = penalised_loss(values_at(point).flatten().numpy(), stack, targets, pull)

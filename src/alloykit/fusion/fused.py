@@ -91,15 +91,6 @@ class Fused(Fusion):
 
 def reported(fusion: Fusion, report: FusionReport) -> Fused:
     """The fusion with its report; members and head shared."""
-    fused = Fused(
-        dict(zip(fusion.names, fusion.members, strict=True)),
-        fusion.head,
-        task=fusion.task,
-        kinds=fusion.kinds,
-        source=fusion.reads,
-        context=fusion.context,
-        made=fusion.made,
-    )
-    fused.layers = fusion.layers
+    fused = fusion.remade(Fused)
     fused.report = report
     return fused

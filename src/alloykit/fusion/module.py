@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,16 @@ from alloykit.fusion.reading import (
 )
 from alloykit.types import Kind, Task
 
+Made = TypeVar("Made", bound="Fusion")
+
 
 class Fusion(nn.Module):
     """Several trained models that answer as one, through a head that learned whom to believe.
 
     ``forward`` takes what the members take and returns log-probabilities ``[example, class]``
     (valid logits, so that cross_entropy and argmax work), ``[example, position, class]`` for
-    tokens, or values shaped like a member's. The head works in float32, under autocast too.
+    tokens, or values shaped like a member's. The head works in float32 (in float64 where it was
+    solved in it), under autocast too.
 
     Members and head are used, not copied: their parameters stop requiring gradients and they are
     in evaluation mode for good, whatever ``train()`` is called with, so that no BatchNorm of a
@@ -83,7 +86,8 @@ class Fusion(nn.Module):
         check_sources(members, source, context, kinds)
         self.names = tuple(members)
         self.members = nn.ModuleList(members.values())
-        self.head = head.float()
+        wide = any(tensor.dtype == torch.float64 for tensor in floating_tensors(head))
+        self.head = head if wide else head.float()
         self.task: Task = task
         self.kinds: tuple[Kind, ...] | None = tuple(kinds) if kinds else None
         self.source: Source = "outputs" if source == "outputs" else "features"
@@ -107,7 +111,11 @@ class Fusion(nn.Module):
 
     def without_unused(self) -> Fusion:
         """The same fusion, members and head shared: every head reads all of its members."""
-        kept = Fusion(
+        return self.remade(Fusion)
+
+    def remade(self, kind: type[Made]) -> Made:
+        """The same as that class; members and head are shared."""
+        same = kind(
             dict(zip(self.names, self.members, strict=True)),
             self.head,
             task=self.task,
@@ -116,8 +124,8 @@ class Fusion(nn.Module):
             context=self.context,
             made=self.made,
         )
-        kept.layers = self.layers
-        return kept
+        same.layers = self.layers
+        return same
 
     def description(self) -> Mapping[str, Any]:
         """What it is made of, as JSON values."""

@@ -111,7 +111,13 @@ def blank(module: nn.Module | Callable[[], nn.Module], seed: int) -> nn.Module:
     if not isinstance(module, nn.Module):
         with borrowed_generators([]) as start:
             start(derived_seed(seed, "blank"))
-            return module()
+            built = module() if callable(module) else module
+        if not isinstance(built, nn.Module):
+            raise InvalidParameter(
+                "A blank model is made of a module, or of a callable that builds one. Got "
+                f"{module!r}{', which returned ' + repr(built) if callable(module) else ''}."
+            )
+        return built
     new = copy.deepcopy(module)
     with torch.no_grad(), borrowed_generators(devices_of(new)) as start:
         for _, parameter in _known(new):

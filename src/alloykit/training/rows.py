@@ -174,8 +174,8 @@ def _augmented(augment: Callable[[Inputs], Inputs], inputs: Inputs) -> Inputs:
         found = [list(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in given]
         raise DataError(
             f"'augment' was given a batch of {count} examples and returned "
-            f"{' and '.join(map(str, found)) or type(changed).__name__}. It must return as many, in "
-            "the same form: a tensor, a tuple or a dict of tensors."
+            f"{' and '.join(map(str, found)) or type(changed).__name__}. It must return as many, "
+            "in the same form: a tensor, a tuple or a dict of tensors."
         )
     return changed
 
