@@ -152,7 +152,10 @@ class StoredFolder:
         path = self.path / META
         try:
             if self.path.exists() and not self.path.is_dir():
-                raise OutputExists(f"{self.path} is a file, and a folder is needed. Name another.")
+                raise CheckpointError(
+                    f"The teacher's outputs cannot be stored in {self.path}: it is a file. Name a "
+                    "folder."
+                )
             if not path.exists():
                 return None
             if not path.is_file():
@@ -161,7 +164,7 @@ class StoredFolder:
             _require_meta(found)
             return found
         except (OSError, ValueError) as error:
-            if isinstance(error, OutputExists):
+            if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(
                 f"{path} cannot be read: {error}. Remove the folder, and compute the outputs again."
