@@ -203,7 +203,10 @@ def test_every_mistake_in_concat_is_listed():
     with pytest.raises(InvalidParameter) as caught:
         concat(hidden=[0], activation="rely", dropout=1.0, feed="logs", pull=0)
     text = str(caught.value)
-    assert "'hidden' sizes of concat must be whole numbers of at least 1, as in [64, 32]. Got [0]." in text
+    assert (
+        "'hidden' sizes of concat must be whole numbers of at least 1, as in [64, 32]. Got [0]."
+        in text
+    )
     assert "Did you mean 'log'?" in text
     for word in ("'activation'", "'dropout'", "'pull' of concat must be above 0. Got 0."):
         assert word in text

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from alloykit.errors import InvalidParameter, MissingInput
+from alloykit.fusion import learning
 from alloykit.fusion.attention import attention
 from alloykit.fusion.attention_mean import attention_mean
 from alloykit.fusion.concat import concat
@@ -221,3 +222,20 @@ def test_another_seed_starts_elsewhere():
         )
         assert not torch.equal(first, second)
     assert concat(hidden=[3], epochs=2).parameters["seed"] == 0
+
+
+def test_batches_grow_with_the_rows_so_that_epochs_take_no_more_steps(monkeypatch):
+    sizes = []
+    real = learning.train
+
+    def counted(model, rows, loss, training, **options):
+        sizes.append((len(rows), training.batch_size))
+        return real(model, rows, loss, training, **options)
+
+    monkeypatch.setattr(learning, "train", counted)
+    generator = torch.Generator().manual_seed(0)
+    for count, given, expected in ((100, None, 128), (6000, None, 240), (6000, 64, 64)):
+        members = tuple(torch.randn(2, count, 3, generator=generator).log_softmax(-1))
+        data = HeadData(members, torch.randint(3, (count,), generator=generator))
+        attention(epochs=1, batch_size=given).fit(data, HeadShape((3, 3), 3, "classification"))
+        assert sizes[-1] == (int(0.8 * count), expected)

@@ -113,6 +113,7 @@ def attention_layer(
     width: int,
     feed: FeedName | None,
     training: Training,
+    widen: bool,
 ) -> Layer:
     """What ``attention`` and ``attention_mean`` are made of.
 
@@ -136,6 +137,6 @@ def attention_layer(
         )
 
     def fit(data: HeadData, shape: HeadShape) -> FittedHead:
-        return learn(build(shape).learn(data), data, shape, training)
+        return learn(build(shape).learn(data), data, shape, training, widen=widen)
 
     return Layer(build, fit, context="required" if by_context else "none")

@@ -13,7 +13,7 @@ from alloykit.errors import InvalidParameter, listing
 from alloykit.fusion.contract import EVERY_TASK, Layer, fusion_head
 from alloykit.fusion.feeding import Answer, Feed, FeedName, feed_for, feed_mistakes
 from alloykit.fusion.head import FittedHead, HeadData, HeadShape
-from alloykit.fusion.learning import learn, seeded
+from alloykit.fusion.learning import FEWEST, learn, seeded
 from alloykit.fusion.linear_layer import PULLS, mean_weights, solve_layer
 from alloykit.numerics import is_number, is_whole
 from alloykit.training.settings import Training
@@ -34,7 +34,7 @@ def concat(
     feed: FeedName | None = None,
     pull: float | None = None,
     epochs: int = 200,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     learning_rate: float = 3e-3,
     weight_decay: float = 0.01,
     patience: int = 30,
@@ -65,7 +65,7 @@ def concat(
         pull: Pull of the linear layer to W₀, > 0, in examples: scikit-learn's 1/C for classes, its
             alpha for values. None: five-fold cross-validation chooses from 1, 3, 10, 30.
         epochs: Most passes over the data, for networks.
-        batch_size: Rows a step, for networks.
+        batch_size: Rows a step, for networks; None takes a twentieth of them, at least 128.
         learning_rate: Peak step size of AdamW, > 0, for networks.
         weight_decay: AdamW's, at least 0, for networks.
         patience: Epochs without a better held-out loss before training stops, for networks.
@@ -94,7 +94,7 @@ def concat(
     _check(hidden, activation, dropout, feed, pull)
     training = Training(
         epochs=epochs,
-        batch_size=batch_size,
+        batch_size=FEWEST if batch_size is None else batch_size,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         patience=patience,
@@ -102,7 +102,7 @@ def concat(
     )
     if not hidden:
         return _solved(feed, PULLS if pull is None else (pull,), seed)
-    return _network(tuple(hidden), activation, dropout, feed, training)
+    return _network(tuple(hidden), activation, dropout, feed, training, batch_size is None)
 
 
 class Concat(nn.Module):
@@ -195,6 +195,7 @@ def _network(
     dropout: float,
     feed: FeedName | None,
     training: Training,
+    widen: bool,
 ) -> Layer:
     def layers(sizes: tuple[int, ...]) -> nn.Module:
         steps: list[nn.Module] = []
@@ -209,6 +210,6 @@ def _network(
         return Concat(Feed(feed_for(feed, shape, classes="sqrt"), shape), network, Answer(shape))
 
     def fit(data: HeadData, shape: HeadShape) -> FittedHead:
-        return learn(build(shape).learn(data), data, shape, training)
+        return learn(build(shape).learn(data), data, shape, training, widen=widen)
 
     return Layer(build, fit)

@@ -13,7 +13,7 @@ from alloykit.errors import InvalidParameter
 from alloykit.fusion.contract import EVERY_TASK, OUTPUTS, Layer, fusion_head
 from alloykit.fusion.feeding import Standard
 from alloykit.fusion.head import FittedHead, HeadData, HeadShape
-from alloykit.fusion.learning import learn, seeded
+from alloykit.fusion.learning import FEWEST, learn, seeded
 from alloykit.training.settings import Training
 
 
@@ -27,7 +27,7 @@ from alloykit.training.settings import Training
 def gated(
     hidden: Sequence[int] = (64,),
     epochs: int = 200,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     learning_rate: float = 3e-3,
     weight_decay: float = 0.01,
     patience: int = 30,
@@ -44,7 +44,7 @@ def gated(
     Args:
         hidden: Sizes of the network's hidden layers, each at least 1; () is a linear router.
         epochs: Most passes over the data.
-        batch_size: Rows a step.
+        batch_size: Rows a step; None takes a twentieth of them, at least 128.
         learning_rate: Peak step size of AdamW, > 0.
         weight_decay: AdamW's, at least 0.
         patience: Epochs without a better held-out loss before training stops.
@@ -75,7 +75,7 @@ def gated(
         raise InvalidParameter(f"The 'hidden' sizes of gated must be at least 1. Got {hidden}.")
     training = Training(
         epochs=epochs,
-        batch_size=batch_size,
+        batch_size=FEWEST if batch_size is None else batch_size,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         patience=patience,
@@ -88,7 +88,7 @@ def gated(
     def fit(data: HeadData, shape: HeadShape) -> FittedHead:
         module = build(shape)
         module.standard.learn(cast(Tensor, data.context))
-        return learn(module, data, shape, training)
+        return learn(module, data, shape, training, widen=batch_size is None)
 
     return Layer(build, fit)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar, cast
 
 import torch
@@ -18,6 +20,9 @@ from alloykit.training.settings import Training
 
 Made = TypeVar("Made")
 
+FEWEST, STEPS = 128, 20
+"""Rows a step where nothing is said, and the steps that an epoch over many rows is then cut into."""
+
 
 def seeded(build: Callable[[], Made], seed: int) -> Made:
     """What ``build`` makes with torch seeded; the caller's random state is as before."""
@@ -27,7 +32,14 @@ def seeded(build: Callable[[], Made], seed: int) -> Made:
         return build()
 
 
-def learn(module: nn.Module, data: HeadData, shape: HeadShape, training: Training) -> FittedHead:
+def learn(
+    module: nn.Module,
+    data: HeadData,
+    shape: HeadShape,
+    training: Training,
+    *,
+    widen: bool = False,
+) -> FittedHead:
     """Train a head on cached outputs, early stopping on rows that it does not train on.
 
     Args:
@@ -35,9 +47,13 @@ def learn(module: nn.Module, data: HeadData, shape: HeadShape, training: Trainin
         data: What the members gave.
         shape: What the head is built for.
         training: How; its seed also chooses the rows that are held out.
+        widen: Whether batches grow with the rows, so that many take no more steps than few.
     """
     spread = None if shape.task != "regression" else Standard(shape.outputs).learn(data.targets)
     inside, apart = held_out(data.targets, training.seed)
+    if widen:
+        wide = max(training.batch_size, math.ceil(len(inside) / STEPS))
+        training = replace(training, batch_size=wide)
     unseen = _rows(data).part(apart)
 
     def loss(model: nn.Module, part: Part) -> Tensor:
