@@ -13,8 +13,8 @@ union's mean and deviation. Members are MLPs from one common start (digits 64-32
 likewise. In a second part the members are four dissimilar architectures. The study does not say
 what its small model is: one hidden layer of 32 (digits) and 48 (letters) comes nearest to it when
 retrained on the union. Heads and weights see validation alone (the out-of-fold one: the
-partitions); test is read once per row. The table goes to benchmarks/output/partition_study.md. About
-twenty minutes.
+partitions); test is read once per row. The table goes to benchmarks/output/partition_study.md.
+About twenty minutes.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from alloykit.training.settings import Training
 Made = TypeVar("Made")
 
 FEWEST, STEPS = 128, 20
-"""Rows a step where nothing is said, and the steps that an epoch over many rows is then cut into."""
+"""Rows a step where nothing is said, and the steps that an epoch over many rows is cut into."""
 
 
 def seeded(build: Callable[[], Made], seed: int) -> Made:
