@@ -155,7 +155,7 @@ def dissimilar(name: str, width: int, classes: int) -> list[nn.Module]:
             nn.Linear(width, 128), Residual(128), nn.ReLU(), Residual(128), nn.ReLU(),
             nn.Linear(128, classes),
         )  # fmt: skip
-    return [nn.Linear(width, classes), mlp([width, hidden], classes), wide, last]
+    return [mlp([width], classes), mlp([width, hidden], classes), wide, last]
 
 
 def scene(setting: str, name: str, seed: int, letters: Path) -> Scene:
