@@ -356,7 +356,8 @@ def table(results: Results, seeds: int) -> str:
             f"torch {torch.__version__.partition('+')[0]}. Accuracy in percent ± its standard "
             "deviation over seeds / log loss, on test. A row holds where our mean is not worse "
             "than the study's by more than one standard error of the difference of the two means "
-            "(of log losses the study gave no deviation: ours is taken for both)."
+            "(of log losses the study gave no deviation: ours is taken for both). Were chance the "
+            "only difference, one comparison in six would miss."
         ),
     ]
     for setting, found in results.items():
