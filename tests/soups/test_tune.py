@@ -56,7 +56,7 @@ def test_values_that_score_the_same_go_to_the_one_nearest_the_default():
 
 
 def test_one_standard_error_goes_towards_the_default():
-    judge, values = digits.judge(), [0.1, 0.5, 0.7, 1.0, 2.0, 3.0]
+    judge, values = digits.judge(), [0.1, 0.4, 0.6, 0.9, 1.3, 1.6, 2.0, 3.0]
     best = tuned(tunable(), judge, values=values)
     careful = tuned(tunable(), judge, values=values, rule="one_se")
     outputs = judge.outputs(tunable().merged(best.parameters["scale"]))
