@@ -39,12 +39,12 @@ class Vanishing(nn.Module):
 
 PLAIN_TORCH = """
 import sys, torch
-assert not any(name.startswith(("alloykit", "vanishing")) for name in sys.modules)
+assert not any(name.startswith(("alloykit", "vanished_member")) for name in sys.modules)
 inputs, expected = torch.load(sys.argv[2])
 module = torch.export.load(sys.argv[1]).module()
 for rows in (1, 3, 6):
     torch.testing.assert_close(module(inputs[:rows]), expected[:rows], rtol=0, atol=1e-6)
-assert not any(name.startswith(("alloykit", "vanishing")) for name in sys.modules)
+assert not any(name.startswith(("alloykit", "vanished_member")) for name in sys.modules)
 print("same")
 """
 
@@ -229,9 +229,9 @@ def test_what_it_is_made_of_is_json():
 def test_a_saved_fusion_runs_where_neither_alloykit_nor_the_members_source_exists(
     source, tmp_path, monkeypatch
 ):
-    (tmp_path / "vanishing.py").write_text(SOURCE)
+    (tmp_path / "vanished_member.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
-    from vanishing import Vanishing
+    from vanished_member import Vanishing
 
     torch.manual_seed(1)
     images = torch.randn(6, 1, 8, 8)
@@ -246,8 +246,8 @@ def test_a_saved_fusion_runs_where_neither_alloykit_nor_the_members_source_exist
     if source == "outputs":
         return
     torch.save((images, expected), tmp_path / "expected.pt")
-    (tmp_path / "vanishing.py").unlink()
-    monkeypatch.delitem(sys.modules, "vanishing")
+    (tmp_path / "vanished_member.py").unlink()
+    monkeypatch.delitem(sys.modules, "vanished_member")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     files = [tmp_path / "both.pt2", tmp_path / "expected.pt"]
