@@ -30,3 +30,8 @@ def wrapper_prefix(names: Iterable[str]) -> str:
 def takes_maximum(name: str) -> bool:
     """Whether unequal integer buffers of this name resolve to their maximum (BatchNorm's count)."""
     return name.rpartition(".")[2] == "num_batches_tracked"
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a tensor of this name is a running statistic of BatchNorm, which is not trained."""
+    return name.rpartition(".")[2] in ("running_mean", "running_var")

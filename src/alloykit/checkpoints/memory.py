@@ -130,11 +130,13 @@ def as_tensor(value: Any) -> Tensor:
         hint = "; give that dictionary itself" if isinstance(value, Mapping) else ""
         raise TypeError(f"it is a {type(value).__name__}, not a tensor{hint}")
     array = np.asarray(value)
-    if array.dtype.name == "bfloat16":
+    # Asking for the kind first: NumPy makes up the name anew each time, slowly.
+    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":
         return as_tensor(array.view(np.uint16)).view(torch.bfloat16)
     if array.dtype.kind not in "fciub":
         raise TypeError(f"it is a NumPy array of {array.dtype}, not of numbers")
-    array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+    if not (array.flags.writeable and array.dtype.isnative):
+        array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
     try:
         return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
     except TypeError:

@@ -19,8 +19,9 @@ Asks = Literal["num_examples", "steps", "loss", "norm", "staleness", "control", 
 """What an aggregator must know besides the clients' tensors. "norm" is measured by the server;
 "server" is the model that the clients started from."""
 
-Needs = Literal["sum", "gram", "blocks"]
-"""What an aggregator looks at: one client at a time, inner products, or all clients at once."""
+Needs = Literal["sum", "gram", "blocks", "models"]
+"""What an aggregator looks at: one client at a time, inner products of the clients, the values of
+all clients at one place, or whole models."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Sum:
     scale: Callable[[Reports], float]
 
     def coefficients(self, reports: Reports) -> list[float]:
-        """scale · factorᵢ of every client."""
+        """Scale · factorᵢ of every client."""
         scale = self.scale(reports)
         return [scale * self.factor(report) for report in reports]
 
@@ -106,7 +107,20 @@ class Blocks:
     chosen: Callable[[Matrix, Reports], Sequence[int]] | None = None
 
 
-Rule = Sum | Gram | Blocks
+@dataclass(frozen=True)
+class Merge:
+    """A merge method that the engine of merges runs, with the server's model as base.
+
+    Attributes:
+        method: Its registered name.
+        parameters: Its parameters.
+    """
+
+    method: str
+    parameters: Mapping[str, Any]
+
+
+Rule = Sum | Gram | Blocks | Merge
 
 
 @dataclass(frozen=True)
@@ -224,14 +238,12 @@ def assembled(
     name: str, parameters: Mapping[str, Any], parts: Parts, asks: frozenset[Asks]
 ) -> Aggregator:
     """The aggregator of these parts."""
-    rule = parts.rule
-    fixed = rule if isinstance(rule, Sum | Gram | Blocks) else None
-    of_round = (lambda state: fixed) if fixed is not None else rule
+    of_round = _constant(parts.rule) if isinstance(parts.rule, Rule) else parts.rule
     return Aggregator(
         name=name,
         parameters=dict(parameters),
         rule=of_round,
-        needs=needs_of(fixed if fixed is not None else of_round(ServerState())),  # type: ignore[arg-type, operator]
+        needs=needs_of(of_round(ServerState())),
         asks=asks | parts.asks,
         step=parts.step,
         numbers=parts.numbers,
@@ -243,4 +255,10 @@ def needs_of(rule: Rule) -> Needs:
     """What a rule looks at."""
     if isinstance(rule, Sum):
         return "sum"
-    return "gram" if isinstance(rule, Gram) else "blocks"
+    if isinstance(rule, Gram):
+        return "gram"
+    return "blocks" if isinstance(rule, Blocks) else "models"
+
+
+def _constant(rule: Rule) -> Callable[[ServerState], Rule]:
+    return lambda state: rule

@@ -24,6 +24,8 @@ class Update:
         steps: Local steps, for FedNova (``normalised_steps`` with momentum).
         loss: Loss of the server's model on its data before training, for q-FedAvg.
         control: Change of its control variate by name, for SCAFFOLD.
+        delta: Whether ``model`` holds what training changed instead of what it led to. Updates
+            from an older round must: the server does not keep the models of older rounds.
     """
 
     client: str
@@ -33,6 +35,7 @@ class Update:
     steps: float | None = None
     loss: float | None = None
     control: Mapping[str, Tensor] | None = None
+    delta: bool = False
 
 
 @dataclass(frozen=True)

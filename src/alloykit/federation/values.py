@@ -1,0 +1,271 @@
+"""The clients' values, walked in blocks: lengths, inner products, and sums of deltas.
+
+A delta is what a client's tensor differs from the server's by; where there is no server, from the
+first client's. Memory is some blocks, however many clients there are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alloykit.federation.contract import Matrix
+from alloykit.federation.fused import running_mean, sum_of_deltas
+from alloykit.federation.holding import in_memory
+from alloykit.federation.structure import Structure
+from alloykit.types import Checkpoint, TensorGroup
+
+BLOCK = 1 << 16
+"""Elements of one client that are summed at a time: what the processor's cache holds."""
+
+FEWEST, TOGETHER = 1 << 12, 1 << 21
+"""Least elements of a block of all clients at once, and elements of all clients in it."""
+
+SMALLEST = 1e-30
+"""Squared lengths below this are taken in float64, because float32 loses their digits."""
+
+Read = Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One client's tensors.
+
+    Attributes:
+        client: Its name.
+        checkpoint: Its tensors.
+        delta: Whether they are changes already.
+    """
+
+    client: str
+    checkpoint: Checkpoint
+    delta: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """The averaged tensors of several clients beside the server's.
+
+    Attributes:
+        structure: What is averaged.
+        sources: The clients.
+        server: The server's model, or None.
+    """
+
+    structure: Structure
+    sources: Sequence[Source]
+    server: Checkpoint | None
+
+    def only(self, positions: Sequence[int]) -> Values:
+        """The same with these clients only."""
+        return Values(self.structure, [self.sources[i] for i in positions], self.server)
+
+    def combination(
+        self, name: str, coefficients: Sequence[float], squares: list[float] | None = None
+    ) -> Tensor:
+        """Server + Σ cᵢ·deltaᵢ of one tensor, in the compute dtype.
+
+        Deltas are summed rather than models: what no client changed stays as it is to the bit, and
+        small changes keep their digits.
+
+        Args:
+            name: Of the tensor.
+            coefficients: One per client; clients with 0 are not read, unless ``squares`` asks.
+            squares: The squared lengths of the deltas are added to these; NaN and infinities show.
+
+        Shapes:
+            -> the tensor's shape
+        """
+        result = torch.empty(self.structure.numel(name), dtype=self.structure.wide(name))
+        lying = self._lying(name)
+        if lying is None:
+            self._walk(name, coefficients, result, squares)
+            return self._shaped(name, result)
+        measured = squares is not None
+        own, *raws = lying
+        lengths = sum_of_deltas(raws, own, list(coefficients), result, BLOCK, measured)
+        for i, length in enumerate(lengths if squares is not None else ()):
+            # Lengths outside the range of float32 are measured again.
+            wrong = not math.isfinite(length) or 0 < length < SMALLEST
+            squares[i] += self._square(name, i) if wrong else length  # type: ignore[index]
+        return self._shaped(name, result)
+
+    def mean(self, name: str, weights: Sequence[float]) -> Tensor:
+        """Σ wᵢ·clientᵢ of one tensor, for weights that sum to one, in the compute dtype.
+
+        A running mean: about a third faster than the sum of deltas, which has more exact digits
+        where clients changed little.
+        """
+        lying = self._lying(name)
+        if lying is None or not weights[0]:
+            return self.combination(name, weights)
+        result = torch.empty(self.structure.numel(name), dtype=self.structure.wide(name))
+        so_far = list(itertools.accumulate(weights))
+        steps = [weight / total for weight, total in zip(weights, so_far, strict=True)]
+        running_mean(lying[1:], steps, result, BLOCK)
+        return self._shaped(name, result)
+
+    def _lying(self, name: str) -> list[Tensor] | None:
+        """The server's elements and all clients', where they lie in memory in the compute dtype."""
+        origin = self.sources[0].checkpoint if self.server is None else self.server
+        found = [_flat(each, name) for each in (origin, *(s.checkpoint for s in self.sources))]
+        wide = self.structure.wide(name)
+        fits = all(flat is not None and flat.dtype == wide for flat in found)
+        return found if fits and not any(s.delta for s in self.sources) else None  # type: ignore[return-value]
+
+    def _walk(
+        self, name: str, coefficients: Sequence[float], result: Tensor, squares: list[float] | None
+    ) -> None:
+        origin, reads = self._origin(name), [self._reader(s, name) for s in self.sources]
+        room, total = torch.empty((2, min(BLOCK, len(result))), dtype=result.dtype)
+        for start in range(0, len(result), BLOCK):
+            stop = min(start + BLOCK, len(result))
+            own = origin(start, stop).to(result.dtype)
+            change, summed = room[: stop - start], total[: stop - start].zero_()
+            for i, factor in enumerate(coefficients):
+                if factor or squares is not None:
+                    _change(reads[i](start, stop), own, self.sources[i].delta, change)
+                    if squares is not None:
+                        squares[i] += _square(change)
+                    summed.add_(change, alpha=factor)
+            torch.add(own, summed, out=result[start:stop])
+
+    def _square(self, name: str, position: int) -> float:
+        """The squared length of one delta, in float64."""
+        source = self.sources[position]
+        origin, read = self._origin(name), self._reader(source, name)
+        change = read(0, self.structure.numel(name)).double()
+        if not source.delta:
+            change = change - origin(0, len(change)).double()
+        return float(torch.dot(change, change))
+
+    def squares(self) -> list[float]:
+        """The squared lengths of all deltas; NaN and infinities show in them."""
+        sums = [0.0] * len(self.sources)
+        nothing = [0.0] * len(self.sources)
+        for name in self.structure.averaged:
+            self.combination(name, nothing, sums)
+        return sums
+
+    def products(self) -> Matrix:
+        """Inner products of all deltas.
+
+        They are taken of what the deltas differ from their mean by, so that distances between
+        clients are as good where all moved far in one direction.
+
+        Shapes:
+            -> [client, client], float64
+        """
+        count = len(self.sources)
+        spread, along, mean = np.zeros((count, count)), np.zeros(count), 0.0
+        for name in self.structure.averaged:
+            for changes in self._changes(name):
+                middle = changes.mean(axis=0, dtype=changes.dtype)
+                changes -= middle
+                with np.errstate(over="ignore", invalid="ignore"):
+                    block = changes @ changes.T
+                if not np.isfinite(block).all():
+                    changes, middle = changes.astype(np.float64), middle.astype(np.float64)
+                    block = changes @ changes.T
+                spread += block
+                along += changes @ middle
+                mean += float(middle @ middle)
+        return spread + along[:, None] + along[None, :] + mean
+
+    def blockwise(self, name: str, combine: Callable[[TensorGroup], Tensor]) -> Tensor:
+        """What a function makes of all clients' values, block by block, in the compute dtype."""
+        numel, wide = self.structure.numel(name), self.structure.wide(name)
+        result = torch.empty(numel, dtype=wide)
+        clients = tuple(source.client for source in self.sources)
+        weights = (1.0 / len(clients),) * len(clients)
+        reads = [self._reader(source, name) for source in self.sources]
+        origin = None if self.server is None else self._origin(name)
+        for start, stop in self._ranges(numel):
+            own = None if origin is None else origin(start, stop).to(wide)
+            blocks = [read(start, stop).to(wide) for read in reads]
+            for i, source in enumerate(self.sources):
+                if source.delta and own is not None:
+                    blocks[i] = blocks[i] + own
+            group = TensorGroup(name, clients, tuple(blocks), weights, base=own, start=start)
+            result[start:stop] = combine(group)
+        return self._shaped(name, result)
+
+    def _ranges(self, numel: int) -> Iterator[tuple[int, int]]:
+        size = max(FEWEST, TOGETHER // max(len(self.sources), 1))
+        return ((start, min(start + size, numel)) for start in range(0, numel, size))
+
+    def _changes(self, name: str) -> Iterator[np.ndarray[tuple[int, int], np.dtype[np.floating]]]:
+        """The deltas of one tensor, block by block: [client, element]."""
+        numel, wide = self.structure.numel(name), self.structure.wide(name)
+        origin, reads = self._origin(name), [self._reader(s, name) for s in self.sources]
+        for start, stop in self._ranges(numel):
+            own = origin(start, stop).to(wide)
+            changes = torch.empty((len(reads), stop - start), dtype=wide)
+            for row, read, source in zip(changes, reads, self.sources, strict=True):
+                _change(read(start, stop), own, source.delta, row)
+            yield changes.numpy()
+
+    def _origin(self, name: str) -> Read:
+        checkpoint = self.sources[0].checkpoint if self.server is None else self.server
+        return reader(checkpoint, name)
+
+    def _reader(self, source: Source, name: str) -> Read:
+        return reader(source.checkpoint, name)
+
+    def _shaped(self, name: str, flat: Tensor) -> Tensor:
+        spec = self.structure.specs[name]
+        if spec.dtype.is_complex:
+            return torch.view_as_complex(flat.reshape(*spec.shape, 2))
+        return flat.reshape(spec.shape)
+
+
+def reader(checkpoint: Checkpoint, name: str) -> Read:
+    """Reads ranges of the real elements of one tensor.
+
+    What lies in memory in one piece is cut without asking the checkpoint each time.
+    """
+    flat = _flat(checkpoint, name)
+    if flat is not None:
+        return lambda start, stop: flat[start:stop]
+    if not checkpoint.specs()[name].dtype.is_complex:
+        return lambda start, stop: checkpoint.read(name, start=start, stop=stop)
+
+    def read(start: int, stop: int) -> Tensor:
+        # Blocks begin and end at pairs: their sizes are even, and so is the number of elements.
+        pairs = checkpoint.read(name, start=start // 2, stop=stop // 2)
+        return torch.view_as_real(pairs).reshape(-1)
+
+    return read
+
+
+def _flat(checkpoint: Checkpoint, name: str) -> Tensor | None:
+    """All real elements of a tensor that lies in memory in one piece; else None."""
+    if not in_memory(checkpoint):
+        return None
+    whole = checkpoint.read(name)
+    if not whole.is_contiguous():
+        return None
+    return (torch.view_as_real(whole) if whole.is_complex() else whole).reshape(-1)
+
+
+def _change(block: Tensor, own: Tensor, is_delta: bool, out: Tensor) -> None:
+    if is_delta:
+        out.copy_(block)
+    elif block.dtype == out.dtype:
+        torch.sub(block, own, out=out)
+    else:
+        out.copy_(block).sub_(own)
+
+
+def _square(change: Tensor) -> float:
+    found = float(torch.dot(change, change))
+    if math.isfinite(found) and not 0 < found < SMALLEST:
+        return found
+    wide = change.double()
+    return float(torch.dot(wide, wide))
