@@ -16,6 +16,7 @@ _HOMES = {
     "ExponentialMovingAverage": "alloykit.training.averages",
     "LastKAverage": "alloykit.training.averages",
     "StochasticWeightAverage": "alloykit.training.averages",
+    "aggregate": "alloykit.api.aggregating",
     "average": "alloykit.api.merging",
     "compare": "alloykit.api.judging",
     "diagnose": "alloykit.api.judging",
@@ -38,6 +39,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from alloykit.api.aggregating import aggregate
     from alloykit.api.choosing import soup, tune
     from alloykit.api.distilling import distill
     from alloykit.api.ensembling import ensemble
@@ -65,6 +67,7 @@ __all__ = [
     "ExponentialMovingAverage",
     "LastKAverage",
     "StochasticWeightAverage",
+    "aggregate",
     "average",
     "compare",
     "diagnose",

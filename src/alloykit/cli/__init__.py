@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from alloykit.cli.aggregate import AggregateCommand, aggregate
 from alloykit.cli.average import average
 from alloykit.cli.compare import compare
 from alloykit.cli.demo import demo
@@ -54,12 +55,13 @@ def options(
 
 
 COMMANDS = (
-    inspect, merge, verify, stats, average, interpolate, diagnose, compare, fuse, distill, methods,
-    demo,
+    inspect, merge, verify, stats, average, interpolate, diagnose, compare, fuse, distill,
+    aggregate, methods, demo,
 )  # fmt: skip
+WITH_OPTIONS_OF_METHODS = {merge: MethodCommand, aggregate: AggregateCommand}
 
 for command in COMMANDS:
-    app.command(cls=MethodCommand if command is merge else None)(command)
+    app.command(cls=WITH_OPTIONS_OF_METHODS.get(command))(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from alloykit.recipes.parameters import Parameter
+    from alloykit.registry import Entry
 
 WIDTH = 96
 INDENT = 26
@@ -17,23 +18,28 @@ INDENT = 26
 
 def method_help(words: Sequence[str]) -> str:
     """The options of the first word that is a merge method; "" where there is none."""
-    from alloykit.recipes.parameters import OURS, parameters_of
     from alloykit.registry import merge_methods
 
-    method = next((word for word in words if not word.startswith("-")), None)
+    method = next((word for word in words if not word.startswith("-")), "")
     if method not in merge_methods.names():
         return ""
-    entry = merge_methods.entry(method)
+    return entry_help(merge_methods.entry(method), f"docs/methods.md#merge-method-{method}")
+
+
+def entry_help(entry: Entry, where: str) -> str:
+    """The options that a method adds to a command, and where to read all about it."""
+    from alloykit.recipes.parameters import OURS, parameters_of
+
     said = dict(documented(inspect.getdoc(entry.factory) or ""))
     theirs = {ours: name for name, ours in OURS.items()}
-    lines = [f"{method}: {entry.summary}", ""]
+    lines = [f"{entry.name}: {entry.summary}", ""]
     for name, parameter in parameters_of(entry).items():
         option = f"--{theirs.get(name, name).replace('_', '-')} {_form(parameter)}".rstrip()
         text = " ".join(filter(None, [said.get(name, ""), _default(parameter)]))
         lines.append(_entry(option, text))
     if len(lines) == 2:
-        lines.append(f"{method} has no options of its own.")
-    return "\n" + "\n".join(lines) + f"\n\nAll about it: docs/methods.md#merge-method-{method}\n"
+        lines.append(f"{entry.name} has no options of its own.")
+    return "\n" + "\n".join(lines) + f"\n\nAll about it: {where}\n"
 
 
 def documented(docstring: str) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 TYPED = "alloykit.typed"
 """Where the context of a command keeps what was typed besides its declared options."""
+
+MANY_NUMBERS = ("--weights", "--num-examples")
+"""Declared options that take one number per model."""
 
 _NUMBER = re.compile(r"(?i)[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?(inf|infinity)|nan")
 _TRUTH = frozenset({"true", "false", "yes", "no", "on", "off"})
@@ -43,9 +46,17 @@ class MethodCommand(TyperCommand):
         """Take the method's own options out, and parse the rest as declared."""
         valued = {name for each in self.params for name in each.opts if not _is_flag(each)}
         flags = {name for each in self.params for name in each.opts if _is_flag(each)}
-        typed = sorted_arguments(args, valued, flags | {"--help"})
+        typed = sorted_arguments(args, valued, flags | {"--help"}, self.entry_of)
         ctx.meta[TYPED] = typed
         return super().parse_args(ctx, list(typed.declared))
+
+    @staticmethod
+    def entry_of(declared: Sequence[str]) -> Entry | None:
+        """The method that these words name: the first of them."""
+        from alloykit.registry import merge_methods
+
+        method = next((word for word in declared if not word.startswith("-")), "")
+        return merge_methods.entry(method) if method in merge_methods.names() else None
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """The command's help, and the options of the method that was typed."""
@@ -62,18 +73,22 @@ def _is_flag(parameter: Any) -> bool:
 
 
 def sorted_arguments(
-    arguments: Sequence[str], valued: Collection[str], flags: Collection[str]
+    arguments: Sequence[str],
+    valued: Collection[str],
+    flags: Collection[str],
+    entry_of: Callable[[Sequence[str]], Entry | None] = MethodCommand.entry_of,
 ) -> Typed:
     """Tell declared options, the method's options, numbers and files apart.
 
-    Numbers after ``--weights`` and after a method's option belong to it, however many they are; a
-    file whose name is a number is written ``./7``. ``--stats`` takes a kind and every word up to
-    the next option.
+    Numbers after ``--weights``, ``--num-examples`` and a method's option belong to it, however
+    many they are; a file whose name is a number is written ``./7``. ``--stats`` takes a kind and
+    every word up to the next option.
 
     Args:
         arguments: What follows the command's name.
         valued: Declared options with one value.
         flags: Declared options without.
+        entry_of: Declared words -> the method that they name, if any.
     """
     typed, words = Typed(), deque(arguments)
     while words:
@@ -85,9 +100,9 @@ def sorted_arguments(
         if name == "--stats":
             kind, *files = [*([value] if equals else []), *_words(words)] or [""]
             typed.stats.setdefault(kind, []).extend(files)
-        elif name == "--weights":
+        elif name in MANY_NUMBERS:
             numbers = [value] if equals else _numbers(words) or _one(words)
-            typed.declared.append(f"--weights={','.join(numbers)}")
+            typed.declared.append(f"{name}={','.join(numbers)}")
         elif name in flags or not word.startswith("--"):
             typed.declared.append(word)
             if word in valued and words:
@@ -95,27 +110,25 @@ def sorted_arguments(
         elif name in valued:
             typed.declared += [word] if equals or not words else [word, words.popleft()]
         else:
-            values = [value] if equals else _values(name, words, typed.declared)
+            entry = entry_of(typed.declared)
+            values = [value] if equals else _values(name, words, entry)
             typed.options.append((name, values))
     return typed
 
 
-def _values(name: str, words: deque[str], declared: Sequence[str]) -> list[str]:
+def _values(name: str, words: deque[str], entry: Entry | None) -> list[str]:
     """The words after a method's option that belong to it."""
     numbers = _numbers(words)
-    if not numbers and words and (words[0].lower() in _TRUTH or _takes_words(name, declared)):
+    if not numbers and words and (words[0].lower() in _TRUTH or _takes_words(name, entry)):
         return _one(words)
     return numbers
 
 
-def _takes_words(name: str, declared: Sequence[str]) -> bool:
+def _takes_words(name: str, entry: Entry | None) -> bool:
     from alloykit.recipes.parameters import parameters_of, python_name
-    from alloykit.registry import merge_methods
 
-    method = next((word for word in declared if not word.startswith("-")), "")
-    if method not in merge_methods.names():
+    if entry is None:
         return False
-    entry = merge_methods.entry(method)
     known = python_name(_plain(name), entry)
     return known is not None and parameters_of(entry)[known].kinds != {"truth"}
 

@@ -69,7 +69,7 @@ def open_members(
         sources = list(models.values())
     else:
         sources = list(models)
-        names = list(_file_names(sources))
+        names = list(file_names(sources))
     return [
         _opened(source, name, trust_pickle) for source, name in zip(sources, names, strict=True)
     ]
@@ -113,7 +113,7 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor | np.ndarray)
 
 
-def _file_names(sources: Sequence[Any]) -> list[str | None]:
+def file_names(sources: Sequence[Any]) -> list[str | None]:
     """The shortest names that tell the files apart; None for what is not a file."""
     paths = [_absolute(source) if isinstance(source, str | Path) else "" for source in sources]
     files = Counter(filter(None, paths))

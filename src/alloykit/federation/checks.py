@@ -6,8 +6,9 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any, Literal
+
+import numpy as np
 
 from alloykit.errors import InvalidParameter, did_you_mean, listing
 from alloykit.federation.contract import Aggregator
@@ -138,7 +139,7 @@ def exceeds(values: Sequence[float | None], ratio: float | None) -> list[bool]:
         [False, False, False, True]
     """
     known = [value for value in values if value is not None]
-    limit = math.inf if ratio is None or not known else ratio * median(known)
+    limit = math.inf if ratio is None or not known else ratio * float(np.median(known))
     # Where most did not move there is nothing to compare with.
     return [value is not None and value > limit > 0 for value in values]
 

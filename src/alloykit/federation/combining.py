@@ -47,6 +47,7 @@ def combine(
     *,
     measured: bool,
     stepped: bool,
+    at_once: bool = True,
 ) -> Combined:
     """Combine the clients by a rule, unless some hold what must not be combined.
 
@@ -57,8 +58,9 @@ def combine(
         checks: Limits of norms, and whether values are checked.
         measured: Whether the rule asks for norms.
         stepped: Whether a server's step follows, which wants small changes in all their digits.
+        at_once: Whether the combined model may be in memory as a whole.
     """
-    if isinstance(rule, Sum) and not measured:
+    if isinstance(rule, Sum) and not measured and (at_once or not checks.values):
         return _summed_at_once(values, rule, reports, checks, stepped)
     if isinstance(rule, Gram) or (isinstance(rule, Blocks) and rule.chosen is not None):
         products = values.products()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from alloykit.checkpoints.wording import shown
@@ -12,65 +14,78 @@ from alloykit.federation.contract import Aggregator, Given, ServerState
 from alloykit.federation.structure import Structure
 from alloykit.names import is_statistic
 from alloykit.numerics import unusable_values
-from alloykit.types import Checkpoint
+from alloykit.types import Checkpoint, TensorSpec
 
 Slots = dict[str, dict[str, Tensor]]
+"""What a step keeps: slot -> name of a tensor -> tensor."""
 
 
-def finished(
-    structure: Structure,
-    server: Checkpoint | None,
-    combined: Callable[[str], Tensor],
-    others: Mapping[str, Tensor],
-    aggregator: Aggregator,
-    state: ServerState,
-    clients: int,
-) -> tuple[dict[str, Tensor], Slots]:
-    """The new model, and what the step keeps for the next round.
+@dataclass(frozen=True, eq=False)
+class Ending:
+    """What the end of a round needs to know.
 
-    Args:
+    Attributes:
         structure: What is done with each tensor.
         server: The server's model; None where there is none, and then no step.
         combined: Name of an averaged tensor -> what the rule made of it.
-        others: Tensors that are not averaged.
+        agreed: Tensors that are not averaged.
         aggregator: Whose step it is.
         state: What the server kept.
         clients: Number of clients that count.
-
-    Raises:
-        CheckpointError: The result is outside the range of a tensor's dtype.
     """
-    slots: Slots = {name: dict(kept) for name, kept in state.tensors.items()}
-    made: dict[str, Tensor] = dict(others)
-    for name in structure.averaged:
-        spec = structure.specs[name]
-        value = combined(name)
-        if aggregator.step is not None and server is not None:
-            kept = {slot: values[name] for slot, values in slots.items() if name in values}
-            own = server.read(name).to(value.dtype)
-            given = Given(name, own, value, kept, state.round + 1, clients, state.numbers)
-            value = _stepped(aggregator, given, slots)
-        made[name] = value.to(spec.dtype)
-        if spec.dtype != value.dtype and (wrong := unusable_values(made[name])):
+
+    structure: Structure
+    server: Checkpoint | None
+    combined: Callable[[str], Tensor]
+    agreed: Mapping[str, Tensor]
+    aggregator: Aggregator
+    state: ServerState
+    clients: int
+
+    def specs(self) -> dict[str, TensorSpec]:
+        """Name -> shape, dtype and place of everything that ``tensors`` gives."""
+        return dict(self.structure.specs)
+
+    def tensors(self, slots: Slots) -> Iterator[tuple[str, Tensor]]:
+        """The new model, one tensor at a time; of tied names the first.
+
+        Args:
+            slots: What the steps before kept; what this one keeps takes its place.
+
+        Raises:
+            CheckpointError: The result is outside the range of a tensor's dtype.
+        """
+        averaged = set(self.structure.averaged)
+        for name, spec in self.structure.specs.items():
+            if name in self.structure.tied:
+                continue
+            if name in averaged:
+                yield name, self._rounded(name, self._stepped(name, slots), spec.dtype)
+            elif name in self.agreed:
+                yield name, self.agreed[name]
+            else:  # kept
+                assert self.server is not None
+                yield name, self.server.read(name).clone()
+
+    def _rounded(self, name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+        made = value.to(dtype)
+        if dtype != value.dtype and (wrong := unusable_values(made)):
             raise CheckpointError(
-                f"The new {shown(name)} is outside the range of {spec.dtype}: {wrong}."
+                f"The new {shown(name)} is outside the range of {dtype}: {wrong}."
             )
-    tensors = {}
-    for name in structure.specs:
-        first = structure.tied.get(name, name)
-        if first not in made:  # kept
-            assert server is not None
-            made[first] = server.read(first).clone()
-        tensors[name] = made[first]
-    return tensors, slots
+        return made
 
-
-def _stepped(aggregator: Aggregator, given: Given, slots: Slots) -> Tensor:
-    step = aggregator.step
-    assert step is not None
-    if is_statistic(given.name):
-        return given.combined if step.buffers is None else step.buffers(given)
-    value, kept = step.change(given)
-    for slot, tensor in kept.items():
-        slots.setdefault(slot, {})[given.name] = tensor
-    return value
+    def _stepped(self, name: str, slots: Slots) -> Tensor:
+        value, step = self.combined(name), self.aggregator.step
+        if step is None or self.server is None:
+            return value
+        kept = {slot: values[name] for slot, values in slots.items() if name in values}
+        own = self.server.read(name).to(value.dtype)
+        number, numbers = self.state.round + 1, self.state.numbers
+        given = Given(name, own, value, kept, number, self.clients, numbers)
+        if is_statistic(name):
+            return value if step.buffers is None else step.buffers(given)
+        value, keeps = step.change(given)
+        for slot, tensor in keeps.items():
+            slots.setdefault(slot, {})[name] = tensor
+        return value

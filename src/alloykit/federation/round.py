@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,12 +12,11 @@ from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.checkpoints.wording import counted, shown
 from alloykit.data.storage import MEMORY_LIMIT
 from alloykit.errors import AlloyError, DataError, MissingInput
-from alloykit.execution.running import one_thread_each
 from alloykit.federation.checks import Checks, claims, exceeds
 from alloykit.federation.combining import Combined, combine, looked_at
 from alloykit.federation.contract import Aggregator, Report, ServerState, Sum
 from alloykit.federation.controls import SLOT, misfit_of_control, moved
-from alloykit.federation.finishing import finished
+from alloykit.federation.finishing import Ending, Slots
 from alloykit.federation.holding import in_memory, on_disk, size
 from alloykit.federation.running_sum import RunningSum
 from alloykit.federation.structure import (
@@ -29,7 +28,11 @@ from alloykit.federation.structure import (
 )
 from alloykit.federation.update import Aggregated, Counted, LeftOut, RoundRecord, Update
 from alloykit.federation.values import Source, Values
-from alloykit.types import Checkpoint
+from alloykit.threads import one_thread_each
+from alloykit.types import Checkpoint, TensorSpec
+
+Write = Callable[[Mapping[str, TensorSpec], Iterator[tuple[str, Tensor]], RoundRecord], None]
+"""Takes a model tensor by tensor, with its specs and the record of the round."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +146,12 @@ class Round:
                 f'{reason}. Checks(on_bad="leave_out") goes on without it.'
             )
 
-    def close(self) -> Aggregated:
+    def close(self, write: Write | None = None) -> Aggregated:
         """Combine what counts; the server's model where too few do.
+
+        Args:
+            write: Takes the new model instead, tensor by tensor, so that it is never in memory as
+                a whole: it is called with specs, an iterator of names and tensors, and the record.
 
         Raises:
             DataError: Updates that do not count, where the checks say that they end the round.
@@ -155,9 +162,9 @@ class Round:
             self._compare_clients()
             while len(self._taken) >= self._checks.min_clients:
                 taken = [self._taken[client] for client in sorted(self._taken)]
-                found = self._combined(taken)
+                found = self._combined(taken, at_once=write is None)
                 if not found.bad:
-                    return self._new_model(taken, found)
+                    return self._new_model(taken, found, write)
                 for position, reason in sorted(found.bad.items()):
                     client = taken[position].report.client
                     del self._taken[client]
@@ -259,7 +266,7 @@ class Round:
             del self._taken[client]
             self.leave_out(client, reason)
 
-    def _combined(self, taken: Sequence[Taken]) -> Combined:
+    def _combined(self, taken: Sequence[Taken], *, at_once: bool) -> Combined:
         assert self._structure is not None
         reports = [each.report for each in taken]
         if self._sum is not None:
@@ -271,19 +278,30 @@ class Round:
         measured = "norm" in self._aggregator.asks
         stepped = self._aggregator.step is not None
         return combine(
-            values, self._rule, reports, self._checks, measured=measured, stepped=stepped
-        )
+            values, self._rule, reports, self._checks,
+            measured=measured, stepped=stepped, at_once=at_once,
+        )  # fmt: skip
 
-    def _new_model(self, taken: Sequence[Taken], found: Combined) -> Aggregated:
+    def _new_model(
+        self, taken: Sequence[Taken], found: Combined, write: Write | None
+    ) -> Aggregated:
         assert self._structure is not None
         sources = _sources(taken)
         origin = sources[0].checkpoint if self._server is None else self._server
         counters = [(source.checkpoint, source.delta) for source in sources]
         agreed = dict(resolved(self._structure, origin, counters))
-        tensors, slots = finished(
+        slots: Slots = {slot: dict(kept) for slot, kept in self._state.tensors.items()}
+        ending = Ending(
             self._structure, self._server, found.tensor, agreed, self._aggregator, self._state,
             len(taken),
         )  # fmt: skip
+        record = self._counted(taken, found)
+        tensors: dict[str, Tensor] = {}
+        if write is not None:
+            write(ending.specs(), ending.tensors(slots), record)
+        else:
+            made = dict(ending.tensors(slots))
+            tensors = {n: made[self._structure.tied.get(n, n)] for n in self._structure.specs}
         if self._aggregator.control is not None:
             changes = [each.control for each in taken if each.control is not None]
             factor = self._aggregator.control(len(taken))
@@ -291,14 +309,14 @@ class Round:
         numbers = dict(self._state.numbers)
         if self._aggregator.numbers is not None:
             numbers |= self._aggregator.numbers(self._state, found.reports)
-        factors: Sequence[float | None] = found.coefficients or [None] * len(taken)
-        record = self._record(
-            [
-                Counted(r.client, r.num_examples if t.says else None, c, r.norm)
-                for r, t, c in zip(found.reports, taken, factors, strict=True)
-            ]
-        )
         return Aggregated(tensors, ServerState(self.number, numbers, slots), record)
+
+    def _counted(self, taken: Sequence[Taken], found: Combined) -> RoundRecord:
+        factors: Sequence[float | None] = found.coefficients or [None] * len(taken)
+        every = zip(found.reports, taken, factors, strict=True)
+        return self._record(
+            [Counted(r.client, r.num_examples if t.says else None, c, r.norm) for r, t, c in every]
+        )
 
     def _old_model(self) -> Aggregated:
         count, least = len(self._taken), self._checks.min_clients

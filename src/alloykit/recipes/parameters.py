@@ -85,8 +85,8 @@ class Parameter:
 def parameters_of(entry: Entry) -> dict[str, Parameter]:
     """Python name -> parameter, of everything that a method takes but ``compat``."""
     hints = typing.get_type_hints(inspect.unwrap(entry.factory))
-    many = entry.contract["per_member"]
-    alone = entry.contract["members"] == range(1, 2)
+    many = entry.contract.get("per_member", frozenset())
+    alone = entry.contract.get("members") == range(1, 2)
     return {
         name: Parameter(
             name, *_kinds(hints.get(name, Any)), name in many or alone, parameter.default
