@@ -15,7 +15,9 @@ from torch import Tensor
 Task = Literal["classification", "regression", "tokens"]
 Split = Literal["train", "validation", "test"]
 Kind = Literal["logits", "probabilities", "values"]
-Family = Literal["member", "predictions", "weights", "soup", "fusion", "student", "retrained"]
+Family = Literal[
+    "member", "predictions", "weights", "soup", "fusion", "student", "federated", "retrained"
+]
 """Sorts of candidates in a comparison."""
 
 

@@ -200,9 +200,7 @@ def _written(
             inputs=inputs,
             method=aggregator.name,
             parameters=aggregator.parameters,
-            weights={each.client: each.coefficient for each in record.counted}
-            if all(each.coefficient is not None for each in record.counted)
-            else None,
+            weights=_weights(record),
         )
         write_safetensors(
             target, specs, tensors, metadata=metadata, overwrite=overwrite, inputs=files_of(every)
@@ -215,6 +213,11 @@ def _written(
             f"{target} was not written: {found.record.kept_server}.\n{listing(reasons)}"
         )
     return Aggregation(target, found.state, found.record)
+
+
+def _weights(record: RoundRecord) -> dict[str, float] | None:
+    known = {c.client: c.coefficient for c in record.counted if c.coefficient is not None}
+    return known if len(known) == len(record.counted) else None
 
 
 def _digest(model: Any, name: str) -> str:

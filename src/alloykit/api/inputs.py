@@ -11,6 +11,7 @@ from torch import nn
 from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.errors import InvalidParameter, InvalidWeights
 from alloykit.evaluation.freezing import require_modules
+from alloykit.federation.settings import Federation
 from alloykit.training.settings import Training
 from alloykit.types import Checkpoint
 
@@ -104,6 +105,13 @@ def in_order(
             f"Weights are for {', '.join(by_name)}; the models are {', '.join(names)}."
         )
     return [by_name[name] for name in names]
+
+
+def as_federation(given: Federation | Mapping[str, Any] | None) -> Federation:
+    """How rounds go: as given, of a mapping of its settings, or the defaults."""
+    if given is None:
+        return Federation()
+    return given if isinstance(given, Federation) else Federation.of(given)
 
 
 def as_training(given: Training | Mapping[str, Any] | None) -> Training:

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from alloykit.api.inputs import Models, as_training, named, opened_base, sources_of
+from alloykit.api.inputs import Models, as_federation, as_training, named, opened_base, sources_of
 from alloykit.checkpoints.loading import load_state, state_dict
 from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.comparison.comparing import Comparison, Progress, run_comparison
 from alloykit.comparison.diagnosis import diagnose_members
 from alloykit.comparison.inspection import Inspection, inspect_checkpoints
 from alloykit.comparison.report.data import Barrier
-from alloykit.comparison.setting import Member, Setting, leaked, source_of
+from alloykit.comparison.setting import Member, Setting, apart, leaked, source_of
 from alloykit.comparison.study import default_metric
 from alloykit.data.examples import as_examples
 from alloykit.data.splits import OnOverlap, check_splits, overlap_notes
@@ -24,8 +24,10 @@ from alloykit.errors import MissingInput
 from alloykit.evaluation.freezing import frozen_view
 from alloykit.evaluation.metrics import Metric, metric
 from alloykit.execution.members import open_members
+from alloykit.federation.settings import Federation
 from alloykit.registry import (
     Entry,
+    aggregators,
     distillation_losses,
     ensemble_rules,
     fusion_heads,
@@ -88,6 +90,8 @@ def compare(
     train: Any = None,
     training: Training | Mapping[str, Any] | None = None,
     student: Callable[[], nn.Module] | None = None,
+    partitions: Mapping[str, Any] | None = None,
+    federation: Federation | Mapping[str, Any] | None = None,
     architecture: Callable[[], nn.Module] | None = None,
     base: Any = None,
     task: Task = "classification",
@@ -121,6 +125,10 @@ def compare(
             settings such as {"epochs": 30}; by default none is trained.
         student: Builds students and retrained models of another architecture; by default they
             are built anew like the first of the members that share one.
+        partitions: Client -> a split of its own that never leaves it, for rounds of federated
+            learning beside the other candidates.
+        federation: How these rounds go: a ``Federation``, or a mapping of its settings such as
+            {"rounds": 20}; by default there are none.
         architecture: Builds the module that checkpoints are loaded into.
         base: The model that members were fine-tuned from.
         task: "classification", "regression" or "tokens".
@@ -154,6 +162,13 @@ def compare(
         given.insert(0, learning)
     checked = check_splits(given, task=task, classes=None, on_overlap=on_overlap)
     learning = checked[0] if len(checked) == 3 else learning
+    rounds = None if federation is None else as_federation(federation)
+    clients = {
+        name: as_examples(split, "train", batch_size=batch_size)
+        for name, split in (partitions or {}).items()
+    }
+    if rounds is not None:
+        clients = apart(clients, checked[-2:], task=task, on_overlap=on_overlap)
     setting = Setting(
         members=tuple(_members(members, architecture)),
         validation=checked[-2],
@@ -169,6 +184,8 @@ def compare(
         train=learning,
         training=None if training is None else as_training(training),
         student=student,
+        partitions=clients,
+        federation=rounds,
         leaked=leaked(learning, checked[-2]),
         seed=seed,
         resamples=resamples,
@@ -195,7 +212,14 @@ def methods() -> list[dict[str, str]]:
             "needs": ", ".join(_needs(entry)),
             "paper": str(entry.contract.get("paper", "")),
         }
-        for registry in (merge_methods, ensemble_rules, soups, fusion_heads, distillation_losses)
+        for registry in (
+            merge_methods,
+            ensemble_rules,
+            soups,
+            fusion_heads,
+            distillation_losses,
+            aggregators,
+        )
         for entry in registry.entries()
     ]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from alloykit.checkpoints.matching import match
 from alloykit.comparison.candidate import Candidate, label
+from alloykit.comparison.federated import federated_candidates
 from alloykit.comparison.setting import Setting
 from alloykit.comparison.trained_candidates import fusion_candidates, training_candidates
 from alloykit.errors import InvalidParameter, UnknownName, did_you_mean
@@ -25,6 +26,7 @@ def all_candidates(setting: Setting) -> list[Candidate]:
         *_repairs(setting),
         *fusion_candidates(setting),
         *training_candidates(setting),
+        *federated_candidates(setting),
     ]
     names = [candidate.name for candidate in every]
     twice = sorted({name for name in names if names.count(name) > 1})

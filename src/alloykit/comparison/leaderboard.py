@@ -15,7 +15,16 @@ from rich.text import Text
 from alloykit.comparison.report import wording
 from alloykit.types import Row
 
-FAMILIES = ("member", "predictions", "weights", "soup", "fusion", "student", "retrained")
+FAMILIES = (
+    "member",
+    "predictions",
+    "weights",
+    "soup",
+    "fusion",
+    "student",
+    "federated",
+    "retrained",
+)
 SHIP, BEST, MEMBER = "➜", "=", "◦"
 NAME_WIDTH = 34
 

@@ -16,12 +16,13 @@ from alloykit.checkpoints.matching import matching_groups
 from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.comparison.kept import Kept
 from alloykit.data.examples import Examples
-from alloykit.data.splits import shared
+from alloykit.data.splits import OnOverlap, check_splits, shared
 from alloykit.ensembling.adapting import Adapted
 from alloykit.ensembling.stack import member_stack
 from alloykit.errors import DataError, MissingInput, listing
 from alloykit.evaluation.metrics import Metric
 from alloykit.evaluation.predicting import detect_kind, log_probabilities, predict
+from alloykit.federation.settings import Federation
 from alloykit.fusion.collecting import gather
 from alloykit.fusion.gathered import Gathered
 from alloykit.training.retraining import blank
@@ -77,6 +78,8 @@ class Setting:
         training: How they learn; None leaves them out.
         student: Builds a student of another architecture; by default they are built like the
             largest group of members that share one.
+        partitions: Client -> the examples that never leave it, for rounds of federated learning.
+        federation: How these rounds go; None leaves them out.
         leaked: Number of validation examples that are also in ``train``.
         kept: Where what candidates learn is kept.
         seed: Of the bootstrap and of methods that draw random numbers.
@@ -96,6 +99,8 @@ class Setting:
     train: Examples | None = None
     training: Training | None = None
     student: Callable[[], nn.Module] | None = None
+    partitions: Mapping[str, Examples] = field(default_factory=dict)
+    federation: Federation | None = None
     leaked: int = 0
     kept: Kept = field(default_factory=Kept, compare=False)
     seed: int = 0
@@ -250,6 +255,10 @@ class Setting:
             "train": self.train.digest if self.train is not None and self.training else None,
             "training": self.training.to_json() if self.training else None,
             "student": _built(self.student, self.seed) if self.student and self.training else None,
+            "partitions": [[name, e.digest] for name, e in self.partitions.items()]
+            if self.federation
+            else None,
+            "federation": self.federation.to_json() if self.federation else None,
             "seed": self.seed,
             "resamples": self.resamples,
         }
@@ -282,6 +291,28 @@ def _adapted_alike(group: Sequence[Member]) -> list[tuple[Member, ...]]:
         key = module.adaptation() if isinstance(module, Adapted) else None
         parts.setdefault(key, []).append(member)
     return [tuple(part) for part in parts.values()]
+
+
+def apart(
+    partitions: Mapping[str, Examples],
+    judging: Sequence[Examples],
+    *,
+    task: Task,
+    on_overlap: OnOverlap,
+) -> dict[str, Examples]:
+    """The partitions without what is in the judging splits; clients may share examples.
+
+    Raises:
+        DataError: Empty partitions, or labels that are no classes.
+        DataLeak: Examples that are in a judging split too, where that is an error.
+    """
+    found = {}
+    for name, examples in partitions.items():
+        try:
+            found[name] = check_splits([examples, *judging], task=task, on_overlap=on_overlap)[0]
+        except DataError as error:
+            raise type(error)(f"Partition {name}: {error}") from None
+    return found
 
 
 def leaked(train: Examples | None, validation: Examples) -> int:

@@ -64,6 +64,15 @@ def training_candidates(setting: Setting) -> Iterator[Candidate]:
         (replace(student, name=f"student of {AVERAGE}"), ""),
         (replace(student, name=f"student of {HEAD} head", learns_from=HEAD), ""),
         (replace(student, name=f"{WEIGHT_AVERAGE} taught by {AVERAGE}", start=group), averages),
+        (
+            replace(
+                student,
+                name=f"{WEIGHT_AVERAGE} taught by {AVERAGE}, without labels",
+                parameters={"alpha": 0.0},
+                start=group,
+            ),
+            averages,
+        ),
         (replace(retrained, name="retrained on train", learns_from="train"), ""),
         (replace(retrained, name="trained on validation alone"), ""),
         (

@@ -104,7 +104,7 @@ def _taught(
     model: nn.Module, candidate: Candidate, setting: Setting
 ) -> tuple[History, tuple[str, ...]]:
     assert setting.training is not None
-    loss = DistillationLoss(task=setting.task)
+    loss = DistillationLoss(task=setting.task, **candidate.parameters)
     rows = hold(setting.examples("train"))
     rows = replace(rows, extra={"teacher": teaching(candidate.learns_from, setting)})
 
@@ -116,7 +116,8 @@ def _taught(
     history = train(model, rows, of_part, setting.training, validation=validation)
     if candidate.learns_from == HEAD:
         notes = ("its teacher was fitted on validation, which flatters it there a little", *notes)
-    taught = f"learned from the {candidate.learns_from} and from the labels of train"
+    labels = " alone: one-shot FedDF" if candidate.parameters else " and from the labels of train"
+    taught = f"learned from the {candidate.learns_from}{labels}"
     return history, (taught, *notes)
 
 

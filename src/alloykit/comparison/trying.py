@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from alloykit.comparison.assembly import assemble
 from alloykit.comparison.candidate import Candidate
+from alloykit.comparison.federated import federated_trial
 from alloykit.comparison.fusing import fusion_trial
 from alloykit.comparison.setting import Setting
 from alloykit.comparison.training_trial import training_trial
@@ -36,6 +37,8 @@ def try_candidate(candidate: Candidate, setting: Setting) -> Trial:
         return fusion_trial(candidate, setting)
     if candidate.family in ("student", "retrained"):
         return training_trial(candidate, setting)
+    if candidate.family == "federated":
+        return federated_trial(candidate, setting)
     return _merge(candidate, setting)
 
 

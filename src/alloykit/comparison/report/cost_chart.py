@@ -22,6 +22,7 @@ FAMILY_STYLE = {
     "soup": (SERIES[2], "D"),
     "fusion": (SERIES[3], "P"),
     "student": (SERIES[4], "v"),
+    "federated": (SERIES[6], "p"),
     "retrained": (SERIES[5], "X"),
 }
 LABEL_SIZE = 12.0

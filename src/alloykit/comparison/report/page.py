@@ -27,6 +27,7 @@ FAMILY_NAMES = {
     "soup": "Soups",
     "fusion": "Fusion heads",
     "student": "Students",
+    "federated": "Federated",
     "retrained": "Retrained",
 }
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import NullLocator
 
 # matplotlib knows no CSS variables: draw with colours nobody would choose, and replace them.
 INK, SOFT, GRID, CARD = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
-SERIES = ("#0a0b11", "#0a0b12", "#0a0b13", "#0a0b14", "#0a0b15", "#0a0b16")
+SERIES = ("#0a0b11", "#0a0b12", "#0a0b13", "#0a0b14", "#0a0b15", "#0a0b16", "#0a0b17")
 _VARIABLES = {
     INK: "var(--ink)",
     SOFT: "var(--soft)",
