@@ -27,13 +27,13 @@ from torch import Tensor, nn
 import alloykit
 from alloykit.data.sources import load_split
 from alloykit.data.split_spec import SplitSpec
-from alloykit.demo import skewed_partitions
+from alloykit.federation.partitioning import dirichlet
 from alloykit.training.settings import Training
 from alloykit.types import Row
 from fashion_models import cnn
 
 OUTPUT = Path(__file__).parent / "output" / "fashion_fusion.md"
-MEMBERS, CONCENTRATION, EPOCHS = 4, 0.3, 8
+MEMBERS, CONCENTRATION, LEAST, EPOCHS = 4, 0.3, 20, 8
 WANTED = (
     "average", "linear", "per_class", "concat", "attention", "attention_mean", "gated",
     "distill", "retrain",
@@ -61,7 +61,8 @@ def compared(data: Path, seed: int) -> list[Row]:
     torch.manual_seed(seed)
     start = cnn()
     members: dict[str, nn.Module] = {}
-    for number, rows in enumerate(skewed_partitions(labels, MEMBERS, CONCENTRATION, seed), start=1):
+    dealt = dirichlet(labels, MEMBERS, seed, concentration=CONCENTRATION, least=LEAST)
+    for number, rows in enumerate(dealt, start=1):
         began = time.perf_counter()
         members[f"part {number}"] = alloykit.retrain(
             copy.deepcopy(start), (inputs[rows], labels[rows]), start="given", training=training

@@ -28,12 +28,12 @@ import yaml
 import alloykit
 from alloykit.data.sources import load_split
 from alloykit.data.split_spec import SplitSpec
-from alloykit.demo import skewed_partitions
+from alloykit.federation.partitioning import dirichlet
 from alloykit.training.fitting import fit
 from fashion_models import cnn
 
 HERE = Path(__file__).parent
-MEMBERS, CONCENTRATION, EPOCHS = 4, 0.3, 3
+MEMBERS, CONCENTRATION, LEAST, EPOCHS = 4, 0.3, 20, 3
 
 
 def train_members(data: Path, folder: Path, seed: int) -> list[dict[str, object]]:
@@ -46,7 +46,8 @@ def train_members(data: Path, folder: Path, seed: int) -> list[dict[str, object]
     inputs = torch.cat([inputs for inputs, _ in batches])
     labels = torch.cat([targets for _, targets in batches])
     entries = []
-    for number, rows in enumerate(skewed_partitions(labels, MEMBERS, CONCENTRATION, seed), start=1):
+    dealt = dirichlet(labels, MEMBERS, seed, concentration=CONCENTRATION, least=LEAST)
+    for number, rows in enumerate(dealt, start=1):
         torch.manual_seed(seed + number)
         model = cnn()
         started = time.perf_counter()

@@ -132,7 +132,9 @@ def one_shot(given: Scene) -> dict[str, float]:
     distil(student, given.unlabelled, pooled(seen, "probabilities"), training)
     straight = aligned(unlike, given.unlabelled.inputs_sample())
     return {
-        "best client alone (chosen on test)": max(given.score(predict(m, given.test)) for m in same),
+        "best client alone (chosen on test)": max(
+            given.score(predict(model, given.test)) for model in same
+        ),
         "one-shot average": given.score(predict(averaged, given.test)),
         "one-shot average, unlike starts": given.score(
             predict(alloykit.average(unlike, weights=sizes), given.test)

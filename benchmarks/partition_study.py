@@ -36,12 +36,12 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 import alloykit
-from alloykit.demo import skewed_partitions
+from alloykit.federation.partitioning import dirichlet
 from partition_figures import SEEDS as STUDY_SEEDS
 from partition_figures import STUDY
 
 OUTPUT = Path(__file__).parent / "output" / "partition_study.md"
-MEMBERS, CONCENTRATION = 4, 0.3
+MEMBERS, CONCENTRATION, LEAST = 4, 0.3, 20
 Split = tuple[Tensor, Tensor]
 
 
@@ -173,7 +173,7 @@ def scene(setting: str, name: str, seed: int, letters: Path) -> Scene:
     parts = {
         f"part {place}": (union[0][rows], union[1][rows])
         for place, rows in enumerate(
-            skewed_partitions(union[1], MEMBERS, CONCENTRATION, seed), start=1
+            dirichlet(union[1], MEMBERS, seed, concentration=CONCENTRATION, least=LEAST), start=1
         )
     }
     torch.manual_seed(seed)
