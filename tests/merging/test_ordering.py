@@ -7,7 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alloykit.merging import ordering
 from alloykit.merging.ordering import are_equal, from_sorted, in_order_with_weights
+from alloykit.numerics import weighted_mean
 
 
 def bits(tensor):
@@ -39,6 +41,34 @@ def test_zeros_of_unlike_sign_have_an_order_wherever_they_stand(dtype):
     assert not torch.signbit(middle).any()
     values, _ = in_order_with_weights(ones, (0.2, 0.5, 0.3))
     assert torch.equal(bits(values[0]), bits(ones[1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [2, 19, ordering.COMPARED, ordering.COMPARED + 1, 64, 201])
+def test_comparing_and_sorting_agree_bit_for_bit(count, dtype, monkeypatch):
+    generator = torch.Generator().manual_seed(count)
+    # Rounded, so that values repeat and zeros of both signs stand beside each other.
+    drawn = torch.randn(count, 4100, generator=generator, dtype=dtype).round(decimals=1)
+    tensors = [row.view(41, 100) for row in drawn]
+    assert torch.signbit(drawn[drawn == 0]).any()
+    takes = [
+        lambda rows: rows[0],
+        lambda rows: rows[len(rows) // 2],
+        lambda rows: rows[-1],
+        lambda rows: weighted_mean(rows[1:], [1 / (len(rows) - 1)] * (len(rows) - 1)),
+    ]
+    for take in takes:
+        monkeypatch.setattr(ordering, "COMPARED", count)
+        compared = from_sorted(tensors, take)
+        monkeypatch.setattr(ordering, "COMPARED", 0)
+        assert torch.equal(bits(from_sorted(tensors, take)), bits(compared))
+    assert torch.equal(torch.stack(tensors), drawn.view(count, 41, 100))
+
+
+def test_a_hundred_members_are_sorted_and_not_compared(monkeypatch):
+    monkeypatch.setattr(ordering, "_compared", None)
+    tensors = [torch.tensor([float(i), -float(i)]) for i in range(100)]
+    assert from_sorted(tensors, lambda rows: rows[98]).tolist() == [98.0, -1.0]
 
 
 def test_negative_numbers_denormals_and_large_ones_are_in_order():
