@@ -15,10 +15,12 @@ from alloykit.api.judging import compare
 from alloykit.api.merging import save_checkpoint
 from alloykit.comparison.comparing import Comparison, Progress
 from alloykit.errors import MissingExtra
+from alloykit.federation.partitioning import dirichlet
+from alloykit.threads import one_thread_each
 from alloykit.training.fitting import fit
 from alloykit.training.settings import Training
 
-PARTITIONS, CONCENTRATION = 4, 0.3
+PARTITIONS, CONCENTRATION, LEAST = 4, 0.3, 20
 TRAIN, VALIDATION = 800, 500
 START, FINE_TUNE = 80, 60
 
@@ -58,6 +60,14 @@ def run_scene(
     scene: Scene, output: Path, *, seed: int = 0, progress: Progress | None = None
 ) -> tuple[Comparison, Path]:
     """Train a scene's members, save them, compare them, and write the report."""
+    # On networks this small threads wait for one another longer than they work.
+    with one_thread_each():
+        return _run(scene, output, seed, progress)
+
+
+def _run(
+    scene: Scene, output: Path, seed: int, progress: Progress | None
+) -> tuple[Comparison, Path]:
     data = digits(seed)
     if progress is not None:
         progress(f"training {scene.name}", 0, 1)
@@ -119,29 +129,9 @@ def cnn() -> nn.Module:
     )  # fmt: skip
 
 
-def skewed_partitions(
-    labels: Tensor, parts: int, concentration: float, seed: int, *, least: int = 20
-) -> list[Tensor]:
-    """Row indices of each part, every class spread over the parts by a Dirichlet draw.
-
-    Draws are repeated until every part has at least ``least`` examples.
-    """
-    random = np.random.default_rng(seed)
-    while True:
-        rows: list[list[int]] = [[] for _ in range(parts)]
-        for label in np.unique(labels.numpy()).tolist():
-            members = random.permutation(np.flatnonzero(labels.numpy() == label))
-            shares = random.dirichlet([concentration] * parts)
-            cuts = (np.cumsum(shares)[:-1] * len(members)).astype(int)
-            for part, chosen in zip(rows, np.split(members, cuts), strict=True):
-                part.extend(chosen.tolist())
-        if min(map(len, rows)) >= least:
-            return [torch.tensor(sorted(part)) for part in rows]
-
-
 def _partitions(data: Digits, seed: int) -> Trained:
     inputs, labels = data.train
-    parts = skewed_partitions(labels, PARTITIONS, CONCENTRATION, seed)
+    parts = dirichlet(labels, PARTITIONS, seed, concentration=CONCENTRATION, least=LEAST)
     builders = {"mlp-1": mlp, "mlp-2": mlp, "cnn-3": cnn, "cnn-4": cnn}
     members = {}
     for (name, build), rows in zip(builders.items(), parts, strict=True):

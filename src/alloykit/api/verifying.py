@@ -23,8 +23,8 @@ from alloykit.checkpoints.wording import shown
 from alloykit.errors import CheckpointError, MissingInput
 from alloykit.execution.arithmetic import Arithmetic
 from alloykit.execution.plan import Step
-from alloykit.execution.running import one_thread_each
 from alloykit.execution.schedules import from_json
+from alloykit.threads import one_thread_each
 from alloykit.types import Checkpoint
 
 SPOTS, SPOT = 64, 1 << 16

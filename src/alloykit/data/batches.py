@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -162,9 +163,12 @@ def placed(inputs: Inputs, model: torch.nn.Module) -> Inputs:
 
     Arrays of NumPy are float64 as a rule and models float32, so the cast is what callers mean.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    device = tensors[0].device if tensors else torch.device("cpu")
-    dtype = next((t.dtype for t in tensors if t.is_floating_point()), None)
+    # As a rule the first tensor tells both; a large model has thousands, and this is per batch.
+    tensors = chain(model.parameters(), model.buffers())
+    first = next(tensors, None)
+    device = torch.device("cpu") if first is None else first.device
+    seen = () if first is None else (first,)
+    dtype = next((t.dtype for t in chain(seen, tensors) if t.is_floating_point()), None)
 
     def place(tensor: Tensor) -> Tensor:
         return tensor.to(device, dtype if tensor.is_floating_point() else None)

@@ -14,6 +14,7 @@ from alloykit.ensembling.simplex import Array
 from alloykit.ensembling.stack import blocks
 from alloykit.errors import AlloyError, InvalidParameter
 from alloykit.numerics import compute_dtype
+from alloykit.threads import threads_for
 from alloykit.types import State
 
 GRADIENT = 1e-6
@@ -105,7 +106,8 @@ def solved(stack: Tensor, targets: Tensor, pull: float) -> tuple[Tensor, Tensor,
     point, gradient, asked = np.zeros(start.numel()), math.inf, GRADIENT / 10
     while gradient > GRADIENT and asked > GRADIENT / 1e5:
         options = {"maxiter": 5000, "maxfun": 20000, "maxcor": 20, "gtol": asked, "ftol": 0}
-        found = minimize(objective, point, jac=True, method="L-BFGS-B", options=options)
+        with threads_for(stack.numel()):
+            found = minimize(objective, point, jac=True, method="L-BFGS-B", options=options)
         point, asked = found.x, asked / 10
         values = values_at(point)
         slope = penalised_loss(values.flatten().numpy(), stack, targets, pull)[1]

@@ -14,7 +14,7 @@ from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.checkpoints.writing import atomic_write
 from alloykit.execution.arithmetic import Arithmetic
 from alloykit.execution.plan import Step
-from alloykit.execution.running import one_thread_each
+from alloykit.threads import one_thread_each
 from alloykit.types import TensorGroup
 
 

@@ -13,7 +13,7 @@ from alloykit.execution.arithmetic import Arithmetic
 from alloykit.execution.inputs import Inputs
 from alloykit.execution.limits import Limits
 from alloykit.execution.plan import Plan, Step
-from alloykit.execution.running import one_thread_each
+from alloykit.threads import one_thread_each
 from alloykit.types import Checkpoint
 
 RANGE = 1 << 20

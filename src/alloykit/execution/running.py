@@ -5,8 +5,8 @@ from __future__ import annotations
 import mmap
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +18,7 @@ from alloykit.execution.blocks import Block, Cutting, Part
 from alloykit.execution.output import PartialFiles
 from alloykit.execution.plan import Step
 from alloykit.execution.scheduling import Schedule
+from alloykit.threads import one_thread_each
 
 INTERVAL = 0.1
 """Seconds after which a wait looks again, whatever became of its wake-up."""
@@ -184,14 +185,3 @@ class _Worker:
         merged = self.arithmetic.merged(part.step)
         whole = merged.whole(self.cutting.size // 2)
         merged.fill(part.start, out, self.schedule.state(part), whole=whole)
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Keep torch from using several threads inside each of ours; what was set comes back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -13,8 +13,7 @@ from alloykit.errors import InvalidParameter, listing
 from alloykit.fusion.contract import Layer
 from alloykit.fusion.feeding import Answer, Feed, FeedName, Standard, feed_for, feed_mistakes
 from alloykit.fusion.head import FittedHead, HeadData, HeadShape
-from alloykit.fusion.learning import learn, seeded
-from alloykit.training.settings import Training
+from alloykit.fusion.learning import Learning, learn, seeded
 
 START = 8.0
 """Scores that the last layer gives a probability of one before it is trained: with ten classes a
@@ -66,7 +65,7 @@ class Attending(nn.Module):
         """Log-probabilities, or values."""
         tokens = self._tokens(members)
         weights = self._weights(tokens, context)
-        parts = torch.einsum("rhm,rmw->rhw", weights, tokens).flatten(1)
+        parts = torch.bmm(weights, tokens).flatten(1)
         if self.with_mean:
             parts = torch.cat([parts, tokens.mean(1)], dim=1)
         return cast(Tensor, self.answer(self.last(parts)))
@@ -89,11 +88,12 @@ class Attending(nn.Module):
 
     def _weights(self, tokens: Tensor, context: Tensor | None) -> Tensor:
         asked = tokens.mean(1) if self.context is None else self.context(context)
-        query = self.query(asked).view(-1, self.heads, SCORE_SIZE)
-        keys = [key(tokens[:, place]) for place, key in enumerate(self.keys)]
+        query = self.query(asked).view(-1, 1, self.heads, SCORE_SIZE)
+        keys = [key(token) for key, token in zip(self.keys, tokens.unbind(1), strict=True)]
         offered = torch.stack(keys, dim=1).view(-1, len(keys), self.heads, SCORE_SIZE)
-        scores = torch.einsum("rhs,rmhs->rhm", query, offered) / math.sqrt(SCORE_SIZE)
-        return scores.softmax(-1)
+        # A product and a sum are half the time of einsum on rows this short.
+        scores: Tensor = (query * offered).sum(-1) / math.sqrt(SCORE_SIZE)
+        return scores.transpose(1, 2).softmax(-1)
 
 
 @torch.no_grad()
@@ -112,8 +112,7 @@ def attention_layer(
     by_context: bool,
     width: int,
     feed: FeedName | None,
-    training: Training,
-    widen: bool,
+    how: Learning,
 ) -> Layer:
     """What ``attention`` and ``attention_mean`` are made of.
 
@@ -133,10 +132,10 @@ def attention_layer(
             lambda: Attending(
                 shape, fed, heads=heads, with_mean=with_mean, by_context=by_context, width=width
             ),
-            training.seed,
+            how.training.seed,
         )
 
     def fit(data: HeadData, shape: HeadShape) -> FittedHead:
-        return learn(build(shape).learn(data), data, shape, training, widen=widen)
+        return learn(build(shape).learn(data), data, shape, how)
 
     return Layer(build, fit, context="required" if by_context else "none")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from alloykit.fusion.feeding import Standard
 from alloykit.fusion.head import FittedHead, HeadData, HeadShape
 from alloykit.fusion.parting import held_out
+from alloykit.threads import threads_for
 from alloykit.training.loop import Validation, train
 from alloykit.training.rows import Part, Rows
 from alloykit.training.settings import Training
@@ -32,26 +33,56 @@ def seeded(build: Callable[[], Made], seed: int) -> Made:
         return build()
 
 
-def learn(
-    module: nn.Module,
-    data: HeadData,
-    shape: HeadShape,
-    training: Training,
-    *,
-    widen: bool = False,
-) -> FittedHead:
+@dataclass(frozen=True)
+class Learning:
+    """How a head is trained.
+
+    Attributes:
+        training: Its seed also chooses the rows that are held out.
+        widen: Whether batches grow with the rows, so that many take no more steps than few.
+    """
+
+    training: Training
+    widen: bool
+
+
+def learning(
+    epochs: int,
+    batch_size: int | None,
+    learning_rate: float,
+    weight_decay: float,
+    patience: int,
+    seed: int,
+) -> Learning:
+    """The parameters that all of these heads have, as one; batches of None grow with the rows.
+
+    Raises:
+        InvalidParameter: Numbers outside their ranges; all are listed.
+    """
+    training = Training(
+        epochs=epochs,
+        batch_size=FEWEST if batch_size is None else batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        patience=patience,
+        seed=seed,
+    )
+    return Learning(training, widen=batch_size is None)
+
+
+def learn(module: nn.Module, data: HeadData, shape: HeadShape, how: Learning) -> FittedHead:
     """Train a head on cached outputs, early stopping on rows that it does not train on.
 
     Args:
         module: ``(members, context) -> [row, output]``; trained in place.
         data: What the members gave.
         shape: What the head is built for.
-        training: How; its seed also chooses the rows that are held out.
-        widen: Whether batches grow with the rows, so that many take no more steps than few.
+        how: How.
     """
+    training = how.training
     spread = None if shape.task != "regression" else Standard(shape.outputs).learn(data.targets)
     inside, apart = held_out(data.targets, training.seed)
-    if widen:
+    if how.widen:
         wide = max(training.batch_size, math.ceil(len(inside) / STEPS))
         training = replace(training, batch_size=wide)
     unseen = _rows(data).part(apart)
@@ -64,13 +95,15 @@ def learn(
     def measure(model: nn.Module) -> float:
         return float(loss(model, unseen))
 
-    history = train(
-        module,
-        _rows(data, inside),
-        loss,
-        training,
-        validation=Validation(measure, "squared error" if spread else "log loss"),
-    )
+    work = training.batch_size * sum(parameter.numel() for parameter in module.parameters())
+    with threads_for(work):
+        history = train(
+            module,
+            _rows(data, inside),
+            loss,
+            training,
+            validation=Validation(measure, "squared error" if spread else "log loss"),
+        )
     return FittedHead(module, {"epochs": history.best}, tuple(history.to_json()["epochs"]))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from alloykit.fusion.feeding import FeedName, gives_classes
 from alloykit.fusion.head import HeadShape
 from alloykit.fusion.solving import Solution, cross_validated, ridge, softmax_regression
+from alloykit.threads import threads_for
 
 PULLS = (1.0, 3.0, 10.0, 30.0)
 """What cross-validation chooses from: the range of the best ones on digits and letters, with
@@ -52,10 +53,13 @@ def solve_layer(
     """
     solve = ridge if shape.task == "regression" else softmax_regression
     pull, losses = pulls[0], dict.fromkeys(pulls, 0.0)
-    if len(pulls) > 1:
-        losses = cross_validated(solve, columns, targets, anchor, pulls, task=shape.task, seed=seed)
-        pull = min(losses, key=lambda pull: losses[pull])
-    solution = solve(columns, targets, anchor, pull)
+    with threads_for(len(columns) * anchor.numel()):
+        if len(pulls) > 1:
+            losses = cross_validated(
+                solve, columns, targets, anchor, pulls, task=shape.task, seed=seed
+            )
+            pull = min(losses, key=lambda pull: losses[pull])
+        solution = solve(columns, targets, anchor, pull)
     chosen: dict[str, Any] = {"pull": float(pull), "gradient": solution.gradient}
     if len(pulls) > 1:
         chosen["loss_by_pull"] = {f"{pull:g}": losses[pull] for pull in sorted(losses)}
