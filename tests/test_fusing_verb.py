@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from plain_torch import assert_same_in_plain_torch
 from torch import nn
 from torch.testing import assert_close
 
@@ -25,16 +24,6 @@ from alloykit.training.settings import Training
 
 HEADS = [entry.name for entry in fusion_heads.entries()]
 QUICK = {"epochs": 5}
-
-PLAIN_TORCH = """
-import sys, torch
-inputs, expected = torch.load(sys.argv[2])
-module = torch.export.load(sys.argv[1]).module()
-for rows in (1, 7):
-    torch.testing.assert_close(module(inputs[:rows]), expected[:rows], rtol=0, atol=1e-6)
-assert not any(name.startswith("alloykit") for name in sys.modules)
-print("same")
-"""
 
 
 class Member(nn.Module):
@@ -104,15 +93,7 @@ def test_every_head_is_saved_in_a_file_that_needs_neither_alloykit_nor_its_sourc
     save_exported(fused, tmp_path / "fused.pt2", x)
     assert_close(load_exported(tmp_path / "fused.pt2")(x), fused(x), rtol=0, atol=1e-6)
     if head == "attention":
-        torch.save((x, fused(x)), tmp_path / "expected.pt")
-        ran = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", PLAIN_TORCH, "fused.pt2", "expected.pt"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ran.stdout == "same\n", ran.stderr
+        assert_same_in_plain_torch(tmp_path / "fused.pt2", x, fused(x))
 
 
 def test_the_default_head_beats_members_and_says_so():

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from plain_torch import assert_same_in_plain_torch
 from torch import nn
 from torch.testing import assert_close
 
@@ -35,17 +34,6 @@ class Vanishing(nn.Module):
         return self.layers(images)
 """
 
-PLAIN_TORCH = """
-import sys, torch
-assert not any(name.startswith(("alloykit", "vanishing")) for name in sys.modules)
-inputs, expected = torch.load(sys.argv[2])
-module = torch.export.load(sys.argv[1]).module()
-for rows in (1, 3, 6):
-    torch.testing.assert_close(module(inputs[:rows]), expected[:rows], rtol=0, atol=1e-6)
-assert not any(name.startswith(("alloykit", "vanishing")) for name in sys.modules)
-print("same")
-"""
-
 IMAGES = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.tensor([0, 1, 2, 0, 1, 2])
 
@@ -70,19 +58,8 @@ def test_an_exported_ensemble_runs_where_neither_alloykit_nor_the_members_source
     expected = ensemble(IMAGES)
     assert_close(load_exported(tmp_path / "both.pt2")(IMAGES), expected, rtol=0, atol=1e-6)
 
-    torch.save((IMAGES, expected), tmp_path / "expected.pt")
     (tmp_path / "vanishing.py").unlink()
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    files = [tmp_path / "both.pt2", tmp_path / "expected.pt"]
-    ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PLAIN_TORCH, *files],
-        cwd=elsewhere,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.stdout == "same\n", ran.stderr
+    assert_same_in_plain_torch(tmp_path / "both.pt2", IMAGES, expected, "vanishing")
 
 
 ONE_OF_EACH = {rule.name: rule for rule in candidate_rules("classification")}.values()

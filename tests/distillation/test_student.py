@@ -10,7 +10,7 @@ from torch import nn
 
 from alloykit.api.distilling import distill
 from alloykit.data.examples import as_examples
-from alloykit.distillation.student import validation_loss
+from alloykit.distillation.student import validation_score
 from alloykit.training.settings import Training
 
 INPUTS = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
@@ -41,7 +41,7 @@ def test_each_example_meets_what_the_teacher_said_of_it(teaching, tmp_path):
 def test_a_student_that_gives_nan_scores_nan_and_is_never_the_best():
     held_out = as_examples((INPUTS, LABELS), "validation")
     broken = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
-    judged = validation_loss(held_out, "classification")
+    judged = validation_score(held_out, "classification")
     assert math.isfinite(judged.measure(broken))
     with torch.no_grad():
         broken[2].bias.fill_(torch.nan)

@@ -111,7 +111,7 @@ def test_members_are_called_with_tuples_and_keywords_and_may_return_objects():
     expected = linear(3)(2 * INPUTS).log_softmax(1)
     assert_close(ensemble(INPUTS, INPUTS), expected)
     assert_close(ensemble(first=INPUTS, second=INPUTS), expected)
-    with pytest.raises(DataError, match="returns a list without logits"):
+    with pytest.raises(DataError, match="gives a list, which has no logits"):
         Ensemble([type("Lists", (nn.Module,), {"forward": lambda s, x: [x]})()], average())(INPUTS)
 
 

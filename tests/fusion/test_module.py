@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from plain_torch import assert_same_in_plain_torch
 from torch import nn
 from torch.testing import assert_close
 
@@ -35,17 +35,6 @@ class Vanishing(nn.Module):
 
     def forward(self, images):
         return {"logits": self.head(self.body(images).mean((2, 3)))}
-"""
-
-PLAIN_TORCH = """
-import sys, torch
-assert not any(name.startswith(("alloykit", "vanished_member")) for name in sys.modules)
-inputs, expected = torch.load(sys.argv[2])
-module = torch.export.load(sys.argv[1]).module()
-for rows in (1, 3, 6):
-    torch.testing.assert_close(module(inputs[:rows]), expected[:rows], rtol=0, atol=1e-6)
-assert not any(name.startswith(("alloykit", "vanished_member")) for name in sys.modules)
-print("same")
 """
 
 
@@ -245,20 +234,9 @@ def test_a_saved_fusion_runs_where_neither_alloykit_nor_the_members_source_exist
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in fusion.modules())
     if source == "outputs":
         return
-    torch.save((images, expected), tmp_path / "expected.pt")
     (tmp_path / "vanished_member.py").unlink()
     monkeypatch.delitem(sys.modules, "vanished_member")
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    files = [tmp_path / "both.pt2", tmp_path / "expected.pt"]
-    ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PLAIN_TORCH, *files],
-        cwd=elsewhere,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.stdout == "same\n", ran.stderr
+    assert_same_in_plain_torch(tmp_path / "both.pt2", images, expected, "vanished_member")
 
 
 def test_mistakes_are_listed_at_once():

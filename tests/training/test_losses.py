@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from alloykit.errors import DataError
-from alloykit.training.losses import logits_in, loss_of, task_loss
+from alloykit.training.losses import loss_of, task_loss
 from alloykit.training.rows import Rows
 
 
@@ -61,9 +61,6 @@ def test_the_loss_of_a_batch():
     part = Rows(torch.eye(2), torch.tensor([0, 0])).part(torch.tensor([0, 1]))
     expected = task_loss(torch.eye(2), torch.tensor([0, 0]), "classification")
     assert loss_of("classification")(torch.nn.Identity(), part) == expected
-    assert logits_in({"logits": torch.ones(1)}) == 1
     bare = Rows(torch.eye(2)).part(torch.tensor([0]))
     with pytest.raises(DataError, match="compares with targets, and the training data has none"):
         loss_of("tokens")(torch.nn.Identity(), bare)
-    with pytest.raises(DataError, match="gives a list, which has no logits"):
-        logits_in([1])

@@ -30,13 +30,13 @@ from alloykit.distillation.student import (
     Progress,
     answers,
     learn,
-    scores,
-    validation_loss,
+    validation_score,
 )
 from alloykit.distillation.teacher import Members, Teacher, Weights
 from alloykit.distillation.terms import Losses
 from alloykit.errors import DataError
 from alloykit.evaluation.predicting import predict
+from alloykit.evaluation.scoring import scores
 from alloykit.training.rows import Columns, Rows, hold
 from alloykit.training.settings import Training, check_patience
 from alloykit.types import Task
@@ -178,7 +178,7 @@ def distill(
             knowledge=Knowledge()
             if augment is None
             else asked_online(run, _device(run, accelerator)),
-            validation=None if run.validation is None else validation_loss(run.validation, task),
+            validation=None if run.validation is None else validation_score(run.validation, task),
             snapshot=None if snapshot is None else Path(snapshot),
             identity=identity,
             every=every,

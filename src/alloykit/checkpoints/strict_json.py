@@ -1,9 +1,10 @@
-"""JSON from strangers: duplicate keys, NaN, deep nesting and bad UTF-8 are refused."""
+"""JSON from strangers: duplicate keys, NaN, deep nesting and bad UTF-8 are refused; differences."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from alloykit.checkpoints.wording import shown
@@ -42,6 +43,29 @@ def encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def differing(
+    one: Mapping[str, Any], other: Mapping[str, Any], absent: Any = None
+) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """The path of every value that differs between two nested mappings, and the two values.
+
+    Args:
+        one: The first.
+        other: The second.
+        absent: Stands for what is in one of them alone.
+
+    Example:
+        >>> list(differing({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}}))
+        [(('a', 'c'), 2, None)]
+    """
+    for key in dict.fromkeys((*one, *other)):
+        first, second = one.get(key, absent), other.get(key, absent)
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            for path, *values in differing(first, second, absent):
+                yield (key, *path), values[0], values[1]
+        elif first != second:
+            yield (key,), first, second
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

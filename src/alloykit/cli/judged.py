@@ -14,25 +14,20 @@ from alloykit.errors import OutputExists
 if TYPE_CHECKING:
     from torch import nn
 
-    from alloykit.comparison.setting import Setting
+    from alloykit.comparison.measuring import Judged
 
 
-def scores_on_test(model: nn.Module, setting: Setting) -> dict[str, float]:
+def scores_on_test(model: nn.Module, setting: Judged) -> dict[str, float]:
     """The task's metrics of a model on the study's test split, which is read once per model."""
     from alloykit.comparison.measuring import metrics_shown
-    from alloykit.evaluation.predicting import detect_kind, log_probabilities, predict
+    from alloykit.evaluation.predicting import predict
+    from alloykit.evaluation.scoring import scores
 
-    given = predict(model, setting.test)
-    outputs = log_probabilities(given, detect_kind(given, setting.task))
-    if setting.task == "regression":
-        outputs = outputs.reshape(setting.test.targets.shape)
-    return {
-        metric.name: metric.value(outputs, setting.test.targets)
-        for metric in metrics_shown(setting)
-    }
+    outputs = predict(model, setting.test)
+    return scores(outputs, setting.test, setting.task, metrics_shown(setting))
 
 
-def print_scores(scores: Mapping[str, Mapping[str, float]], setting: Setting) -> None:
+def print_scores(scores: Mapping[str, Mapping[str, float]], setting: Judged) -> None:
     """One line a model, one column a metric."""
     names = list(next(iter(scores.values())))
     rows = [[model, *(values[name] for name in names)] for model, values in scores.items()]

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from alloykit.data.batches import Inputs, as_inputs, forward, length, placed
 from alloykit.data.examples import Examples, as_examples, from_arrays
+from alloykit.data.outputs import output_tensor
 from alloykit.data.splits import OnOverlap, check_splits
 from alloykit.distillation.objective import DistillationLoss, require_coarse
 from alloykit.distillation.outputs import Form
 from alloykit.distillation.store import Keep, StoredOutputs
 from alloykit.distillation.teacher import Weights, classes_in
-from alloykit.ensembling.outputs import output_tensor
 from alloykit.errors import DataError, InvalidParameter, MissingInput
 from alloykit.evaluation.predicting import detect_kind, evaluating, running
 from alloykit.numerics import is_number, is_whole

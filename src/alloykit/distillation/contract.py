@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from alloykit.data.tasks import require_served
 from alloykit.distillation.outputs import Form, as_logits
 from alloykit.errors import DataError, InvalidParameter, MissingInput, listing
 from alloykit.numerics import is_number
@@ -159,13 +160,7 @@ def distillation_loss(
 
 def require_task(loss: SoftLoss, task: Task) -> None:
     """Refuse a loss that does not serve ``task``, naming the ones that do."""
-    if task in loss.tasks:
-        return
-    fitting = [e.name for e in distillation_losses.entries() if task in e.contract["tasks"]]
-    raise InvalidParameter(
-        f"The loss {loss.name} serves {' and '.join(sorted(loss.tasks))}, not {task}. "
-        f"For {task} there are: {', '.join(fitting)}."
-    )
+    require_served(f"loss {loss.name}", loss.tasks, task, distillation_losses)
 
 
 def check_temperature(temperature: float, loss: str) -> None:

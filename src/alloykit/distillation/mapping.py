@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from alloykit.data.batches import Inputs
+from alloykit.data.outputs import output_tensor
 from alloykit.distillation.teacher import class_counts
 from alloykit.ensembling.adapting import adapted
-from alloykit.ensembling.outputs import output_tensor
 from alloykit.ensembling.stack import member_stack
 from alloykit.errors import DataError, InvalidParameter, did_you_mean, listing
 from alloykit.evaluation.predicting import detect_kind

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alloykit.data.outputs import logits_of
 from alloykit.data.splits import IGNORED
 from alloykit.distillation.outputs import Form, as_logits, tempered
 from alloykit.distillation.terms import Losses, Term, soft_terms
 from alloykit.distillation.tokens import CHUNK, chunked_sum, scored_rows
 from alloykit.distillation.top_k import coarse
 from alloykit.errors import DataError, InvalidParameter, MissingInput
-from alloykit.evaluation.predicting import logits_of
 from alloykit.numerics import compute_dtype, is_number
 from alloykit.types import Task
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alloykit.checkpoints.strict_json import parse
+from alloykit.checkpoints.strict_json import differing, parse
 from alloykit.checkpoints.writing import atomic_write, reserve, sync_folder
 from alloykit.errors import CheckpointError, OutputExists, listing
 from alloykit.numerics import is_whole
@@ -61,7 +61,10 @@ class StoredFolder:
         meta = self._meta()
         if meta is None:
             return 0, {}
-        wrong = differences(meta["identity"], self.identity)
+        wrong = [
+            f"{' '.join(path)}: {_brief(there)} there, {_brief(now)} now"
+            for path, there, now in differing(meta["identity"], self.identity)
+        ]
         if meta["total"] != self.total:
             wrong.append(f"examples: {meta['total']} there, {self.total} now")
         if wrong:
@@ -188,23 +191,6 @@ def _require_meta(found: Any) -> None:
         sizes = isinstance(shape, list) and all(is_whole(size) and size >= 0 for size in shape)
         if not sizes or shape[:1] != [total] or dtype not in DTYPES:
             raise ValueError(f"{entry!r} is no shape and dtype of {total} rows")
-
-
-def differences(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two nested mappings of JSON values, one line each.
-
-    Example:
-        >>> differences({"keep": "full", "data": "a"}, {"keep": 5, "data": "a"})
-        ['keep: full there, 5 now']
-    """
-    lines: list[str] = []
-    for key in dict.fromkeys((*there, *now)):
-        one, other = there.get(key), now.get(key)
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            lines += differences(one, other, f"{prefix}{key} ")
-        elif one != other:
-            lines.append(f"{prefix}{key}: {_brief(one)} there, {_brief(other)} now")
-    return lines
 
 
 def _brief(value: Any) -> str:

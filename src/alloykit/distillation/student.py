@@ -16,8 +16,8 @@ from alloykit.distillation.features import LayerOutput, Learner
 from alloykit.distillation.objective import DistillationLoss
 from alloykit.distillation.teacher import Source, Teacher
 from alloykit.errors import DataError
-from alloykit.evaluation.metrics import metric
-from alloykit.evaluation.predicting import detect_kind, log_probabilities, predict
+from alloykit.evaluation.predicting import predict
+from alloykit.evaluation.scoring import scores
 from alloykit.training.history import History
 from alloykit.training.loop import Validation, train
 from alloykit.training.rows import Part, Rows
@@ -119,7 +119,7 @@ def learn(
     )
 
 
-def validation_loss(examples: Examples, task: Task) -> Validation:
+def validation_score(examples: Examples, task: Task) -> Validation:
     """The measure that chooses a student's best weights: the task's loss on held-out examples.
 
     A student whose outputs are NaN scores NaN, which is never the best.
@@ -137,25 +137,6 @@ def validation_loss(examples: Examples, task: Task) -> Validation:
             return float("nan")
 
     return Validation(measure, name)
-
-
-def scores(
-    outputs: Tensor, examples: Examples, task: Task, names: list[str] | None = None
-) -> dict[str, float]:
-    """Metrics of a model's outputs on a split: accuracy and log loss, or squared error and R².
-
-    Args:
-        outputs: Logits, log-probabilities, probabilities or values of all examples.
-        examples: The split.
-        task: What the outputs are for.
-        names: Other metrics.
-    """
-    if task != "regression":
-        outputs = log_probabilities(outputs, detect_kind(outputs, task))
-    elif outputs.shape != examples.targets.shape:
-        outputs = outputs.reshape(examples.targets.shape)
-    wanted = names or (["mse", "r2"] if task == "regression" else ["accuracy", "log_loss"])
-    return {name: float(metric(name).value(outputs, examples.targets)) for name in wanted}
 
 
 def answers(source: Source, examples: Examples) -> Tensor:

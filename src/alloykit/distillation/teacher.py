@@ -14,8 +14,8 @@ from alloykit.checkpoints.digests import content_digest
 from alloykit.checkpoints.memory import MemoryCheckpoint
 from alloykit.data.batches import Inputs, forward, length, parts, placed
 from alloykit.data.examples import Examples
+from alloykit.data.outputs import output_tensor
 from alloykit.distillation.confidence import pooled_by_confidence
-from alloykit.ensembling.outputs import output_tensor
 from alloykit.ensembling.pooling import pool
 from alloykit.ensembling.stack import fitting_rows, member_stack
 from alloykit.ensembling.vote import vote

@@ -10,6 +10,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from alloykit.data.outputs import output_tensor
 from alloykit.ensembling.normalising import (
     MODES,
     Numbers,
@@ -19,7 +20,6 @@ from alloykit.ensembling.normalising import (
     resized,
     spread,
 )
-from alloykit.ensembling.outputs import output_tensor
 from alloykit.ensembling.stack import member_stack
 from alloykit.errors import DataError, InvalidParameter, did_you_mean, listing
 from alloykit.evaluation.freezing import require_modules

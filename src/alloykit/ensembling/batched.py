@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alloykit.ensembling.outputs import output_tensor
+from alloykit.data.outputs import output_tensor
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 """How far the batched outputs may be from the loop's; float32 differences measure below 1e-6."""

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import torch
 
+from alloykit.data.tasks import require_served
 from alloykit.ensembling.stack import fitting_rows
-from alloykit.errors import InvalidParameter, MissingInput
+from alloykit.errors import MissingInput
 from alloykit.numerics import normalised
 from alloykit.registry import ensemble_rules
 from alloykit.types import EnsembleRule, State, Task
@@ -130,14 +131,8 @@ def build_rule(name: str, *, task: Task, **parameters: Any) -> EnsembleRule:
 
 def require_task(rule: EnsembleRule, task: Task) -> None:
     """Refuse a rule that does not serve ``task``, naming the ones that do."""
-    if task in rule.tasks:
-        return
-    fitting = [entry.name for entry in ensemble_rules.entries() if task in entry.contract["tasks"]]
-    raise InvalidParameter(
-        f"The rule {shown(rule)} serves {' and '.join(sorted(rule.tasks))}, not {task}. "
-        f"For {task} there are: {', '.join(fitting)}"
-        + (", with space='values'." if task == "regression" else ".")
-    )
+    more = ", with space='values'" if task == "regression" else ""
+    require_served(f"rule {shown(rule)}", rule.tasks, task, ensemble_rules, more)
 
 
 def candidate_rules(task: Task) -> list[EnsembleRule]:

@@ -15,9 +15,10 @@ from torch.func import functional_call, jacrev, vmap
 
 from alloykit.data.batches import Inputs, length, placed, transform
 from alloykit.data.examples import Examples
+from alloykit.data.outputs import logits_of
 from alloykit.data.splits import IGNORED
 from alloykit.errors import DataError, InvalidParameter
-from alloykit.evaluation.predicting import LOWEST, detect_kind, logits_of, predict, unwrapped
+from alloykit.evaluation.predicting import LOWEST, detect_kind, predict, unwrapped
 from alloykit.numerics import compute_dtype, is_averaged
 from alloykit.types import Kind, Task
 

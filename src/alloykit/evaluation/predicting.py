@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from alloykit.data.batches import Inputs, forward, length, parts, placed
 from alloykit.data.examples import Examples
+from alloykit.data.outputs import output_tensor
 from alloykit.data.storage import MEMORY_LIMIT, room
 from alloykit.errors import AlloyError, DataError
 from alloykit.types import Kind, Task
@@ -117,11 +118,6 @@ def predict(
     return outputs
 
 
-def logits_of(given: Any) -> Any:
-    """The logits in what a model gives: the thing itself, its ``logits``, or its entry of them."""
-    return given.get("logits") if isinstance(given, Mapping) else getattr(given, "logits", given)
-
-
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside of wrappers that cannot compute with other tensors, or hide their layers.
 
@@ -141,12 +137,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def batch_outputs(given: Any, count: int) -> Tensor:
     """The float32 CPU tensor in whatever a model gave for ``count`` examples."""
-    logits = logits_of(given)
-    if not isinstance(logits, Tensor):
-        raise DataError(
-            f"The model gives a {type(given).__name__}, which has no logits. Wrap it in a module "
-            "that returns one tensor, or an object with .logits."
-        )
+    logits = output_tensor(given)
     if logits.dim() == 0 or len(logits) != count:
         raise DataError(
             f"The model gives outputs of the shape {list(logits.shape)} for {count} examples: "

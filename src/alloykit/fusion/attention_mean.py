@@ -5,8 +5,7 @@ from __future__ import annotations
 from alloykit.fusion.attending import attention_layer
 from alloykit.fusion.contract import EVERY_TASK, Layer, fusion_head
 from alloykit.fusion.feeding import FeedName
-from alloykit.fusion.learning import FEWEST
-from alloykit.training.settings import Training
+from alloykit.fusion.learning import learning
 
 
 @fusion_head(
@@ -76,14 +75,7 @@ def attention_mean(
         dot products. Here the tokens are members, with one query per example, keys of their own
         for each member, and the members' outputs themselves as values.
     """
-    training = Training(
-        epochs=epochs,
-        batch_size=FEWEST if batch_size is None else batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        patience=patience,
-        seed=seed,
-    )
+    how = learning(epochs, batch_size, learning_rate, weight_decay, patience, seed)
     return attention_layer(
         "attention_mean",
         heads=heads,
@@ -91,6 +83,5 @@ def attention_mean(
         by_context=context,
         width=width,
         feed=feed,
-        training=training,
-        widen=batch_size is None,
+        how=how,
     )

@@ -13,10 +13,9 @@ from alloykit.errors import InvalidParameter, listing
 from alloykit.fusion.contract import EVERY_TASK, Layer, fusion_head
 from alloykit.fusion.feeding import Answer, Feed, FeedName, feed_for, feed_mistakes
 from alloykit.fusion.head import FittedHead, HeadData, HeadShape
-from alloykit.fusion.learning import FEWEST, learn, seeded
+from alloykit.fusion.learning import Learning, learn, learning, seeded
 from alloykit.fusion.linear_layer import PULLS, mean_weights, solve_layer
 from alloykit.numerics import is_number, is_whole
-from alloykit.training.settings import Training
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
@@ -92,17 +91,10 @@ def concat(
         either sign, and the pull to the mean.
     """
     _check(hidden, activation, dropout, feed, pull)
-    training = Training(
-        epochs=epochs,
-        batch_size=FEWEST if batch_size is None else batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        patience=patience,
-        seed=seed,
-    )
+    how = learning(epochs, batch_size, learning_rate, weight_decay, patience, seed)
     if not hidden:
         return _solved(feed, PULLS if pull is None else (pull,), seed)
-    return _network(tuple(hidden), activation, dropout, feed, training, batch_size is None)
+    return _network(tuple(hidden), activation, dropout, feed, how)
 
 
 class Concat(nn.Module):
@@ -194,8 +186,7 @@ def _network(
     activation: str,
     dropout: float,
     feed: FeedName | None,
-    training: Training,
-    widen: bool,
+    how: Learning,
 ) -> Layer:
     def layers(sizes: tuple[int, ...]) -> nn.Module:
         steps: list[nn.Module] = []
@@ -206,10 +197,10 @@ def _network(
 
     def build(shape: HeadShape) -> Concat:
         sizes = (sum(shape.widths), *hidden, shape.outputs)
-        network = seeded(lambda: layers(sizes), training.seed)
+        network = seeded(lambda: layers(sizes), how.training.seed)
         return Concat(Feed(feed_for(feed, shape, classes="sqrt"), shape), network, Answer(shape))
 
     def fit(data: HeadData, shape: HeadShape) -> FittedHead:
-        return learn(build(shape).learn(data), data, shape, training, widen=widen)
+        return learn(build(shape).learn(data), data, shape, how)
 
     return Layer(build, fit)

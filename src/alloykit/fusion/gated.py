@@ -13,8 +13,7 @@ from alloykit.errors import InvalidParameter
 from alloykit.fusion.contract import EVERY_TASK, OUTPUTS, Layer, fusion_head
 from alloykit.fusion.feeding import Standard
 from alloykit.fusion.head import FittedHead, HeadData, HeadShape
-from alloykit.fusion.learning import FEWEST, learn, seeded
-from alloykit.training.settings import Training
+from alloykit.fusion.learning import learn, learning, seeded
 
 
 @fusion_head(
@@ -73,14 +72,7 @@ def gated(
     """
     if any(not isinstance(size, int) or size < 1 for size in hidden):
         raise InvalidParameter(f"The 'hidden' sizes of gated must be at least 1. Got {hidden}.")
-    training = Training(
-        epochs=epochs,
-        batch_size=FEWEST if batch_size is None else batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        patience=patience,
-        seed=seed,
-    )
+    how = learning(epochs, batch_size, learning_rate, weight_decay, patience, seed)
 
     def build(shape: HeadShape) -> Gated:
         return seeded(lambda: Gated(shape, tuple(hidden)), seed)
@@ -88,7 +80,7 @@ def gated(
     def fit(data: HeadData, shape: HeadShape) -> FittedHead:
         module = build(shape)
         module.standard.learn(cast(Tensor, data.context))
-        return learn(module, data, shape, training, widen=batch_size is None)
+        return learn(module, data, shape, how)
 
     return Layer(build, fit)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from alloykit.ensembling.outputs import output_tensor
+from alloykit.data.outputs import output_tensor
 from alloykit.ensembling.stack import member_stack
 from alloykit.errors import DataError, InvalidParameter, MissingInput, listing
 from alloykit.fusion.features import last_layer, require_layers, watching

@@ -13,12 +13,12 @@ from torch.func import functional_call
 from alloykit.checkpoints.loading import load_state
 from alloykit.data.batches import forward, placed
 from alloykit.data.examples import Examples
+from alloykit.data.outputs import logits_of
 from alloykit.evaluation.batch_norm import has_batch_norm, update_batch_norm
 from alloykit.evaluation.metrics import Metric
 from alloykit.evaluation.predicting import (
     detect_kind,
     log_probabilities,
-    logits_of,
     predict,
     unwrapped,
 )

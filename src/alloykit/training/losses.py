@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alloykit.data.batches import forward
+from alloykit.data.outputs import output_tensor
 from alloykit.data.splits import IGNORED
 from alloykit.errors import DataError
 from alloykit.training.rows import Part
@@ -59,17 +59,6 @@ def loss_of(task: Task) -> Callable[[nn.Module, Part], Tensor]:
                 f"The loss of {task} compares with targets, and the training data has none. "
                 "Give labelled examples, or a loss that does without."
             )
-        return task_loss(logits_in(forward(model, part.inputs)), part.targets, task)
+        return task_loss(output_tensor(forward(model, part.inputs)), part.targets, task)
 
     return loss
-
-
-def logits_in(given: Any) -> Tensor:
-    """A tensor, or the ``logits`` of what transformers' models return."""
-    logits = given.get("logits") if isinstance(given, Mapping) else getattr(given, "logits", given)
-    if not isinstance(logits, Tensor):
-        raise DataError(
-            f"The model gives a {type(given).__name__}, which has no logits. Wrap it in a module "
-            "that returns one tensor, or an object with .logits."
-        )
-    return logits

@@ -9,9 +9,10 @@ from torch import nn
 
 from alloykit.data.batches import forward, placed
 from alloykit.data.examples import Examples
+from alloykit.data.outputs import output_tensor
 from alloykit.data.splits import IGNORED
 from alloykit.training.history import History
-from alloykit.training.losses import logits_in, task_loss
+from alloykit.training.losses import task_loss
 from alloykit.types import Task
 
 
@@ -51,7 +52,7 @@ def validation_loss(examples: Examples, task: Task) -> Validation:
     def measure(model: nn.Module) -> float:
         total, count = 0.0, 0
         for inputs, targets in examples.batches():
-            outputs = logits_in(forward(model, placed(inputs, model)))
+            outputs = output_tensor(forward(model, placed(inputs, model)))
             scored = targets.numel() if task == "regression" else int((targets != IGNORED).sum())
             loss = task_loss(outputs, targets.to(outputs.device), task)
             total, count = total + float(loss.detach()) * scored, count + scored
