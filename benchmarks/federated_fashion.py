@@ -231,7 +231,7 @@ def main() -> None:
     print(text)
 
 
-LINES = ("one-shot ensemble", "one-shot FedDF", "one-shot average")
+LINES = ("one-shot ensemble", "one-shot average")
 
 if __name__ == "__main__":
     main()

@@ -16,6 +16,7 @@ setting was chosen by these figures. About 15 minutes on two cores.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -78,7 +79,7 @@ RULES = (
 
 
 def final_accuracy(rule: Rule, attack: Attack | None, seed: int, data: Path) -> float:
-    """Mean test accuracy after each of the last rounds, in percent; 0 where there is no model."""
+    """Mean test accuracy after each of the last rounds, in percent; 0 of models with NaN."""
     inputs, labels = images(data, "train", f":{EXAMPLES}")
     parts = iid(labels, CLIENTS, seed=seed)
     names = [f"client {number}" for number in range(CLIENTS)]
@@ -95,7 +96,8 @@ def final_accuracy(rule: Rule, attack: Attack | None, seed: int, data: Path) -> 
     except AlloyError as error:
         print(f"{rule.name}, seed {seed}: {error}")
         return 0.0
-    return 100.0 * statistics.mean(score or 0.0 for score in history.scores[-LAST:])
+    last = [0.0 if s is None or math.isnan(s) else s for s in history.scores[-LAST:]]
+    return 100.0 * statistics.mean(last)
 
 
 def _job(given: tuple[Rule, str, int, Path]) -> tuple[str, str, int, float]:

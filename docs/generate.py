@@ -22,7 +22,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from alloykit.comparison.study import DataSpec, MemberSpec, StudentSpec, Study, TrainingSpec
+from alloykit.comparison.federation_spec import DealSpec, FederationSpec
+from alloykit.comparison.study import DataSpec, MemberSpec, StudentSpec, Study
+from alloykit.comparison.training_spec import ClientTrainingSpec, TrainingSpec
 from alloykit.data.split_spec import SplitSpec
 from alloykit.registry import (
     Entry,
@@ -127,6 +129,36 @@ labels of `train`, and models are retrained on `train` (the ceiling) and on vali
 ## student
 
 {student}
+
+## federation
+
+What `alloykit federate` runs: clients that keep their data train the study's `architecture` in
+rounds, from `base` where there is one. `members` are not needed there. The clients' data are
+`data.partitions`, or `data.train` dealt out as `data.deal` says.
+
+```yaml
+architecture: models:build
+data:
+  partitions:
+    north: {{npz: north.npz}}
+    south: {{npz: south.npz}}
+  validation: {{npz: digits.npz, inputs: x_rest, targets: y_rest, rows: "0:400"}}
+  test: {{npz: digits.npz, inputs: x_rest, targets: y_rest, rows: "400:"}}
+federation:
+  rounds: 50
+  method: trimmed_mean
+  training: {{epochs: 2, learning_rate: 0.05}}
+```
+
+{federation}
+
+### How each client trains
+
+{clients}
+
+### data.deal
+
+{deal}
 
 ## One of the splits
 
@@ -394,6 +426,9 @@ def study_page() -> str:
         data=_fields_table(DataSpec),
         training=_fields_table(TrainingSpec),
         student=_fields_table(StudentSpec),
+        federation=_fields_table(FederationSpec),
+        clients=_fields_table(ClientTrainingSpec),
+        deal=_fields_table(DealSpec),
         split=_fields_table(SplitSpec, of_splits),
     )
 

@@ -22,6 +22,7 @@ _HOMES = {
     "diagnose": "alloykit.api.judging",
     "distill": "alloykit.api.distilling",
     "ensemble": "alloykit.api.ensembling",
+    "federate": "alloykit.api.federating",
     "fuse": "alloykit.api.fusing",
     "inspect": "alloykit.api.judging",
     "interpolate": "alloykit.api.merging",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from alloykit.api.choosing import soup, tune
     from alloykit.api.distilling import distill
     from alloykit.api.ensembling import ensemble
+    from alloykit.api.federating import federate
     from alloykit.api.fusing import fuse
     from alloykit.api.judging import compare, diagnose, inspect, methods
     from alloykit.api.merging import average, interpolate, merge, save_checkpoint
@@ -73,6 +75,7 @@ __all__ = [
     "diagnose",
     "distill",
     "ensemble",
+    "federate",
     "fuse",
     "inspect",
     "interpolate",

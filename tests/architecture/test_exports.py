@@ -11,7 +11,7 @@ import pytest
 
 import alloykit
 
-MOST_NAMES = 25
+MOST_NAMES = 27
 HEAVY = (
     "torch", "numpy", "scipy", "pydantic", "typer", "rich", "jinja2", "matplotlib", "torchmetrics",
     "safetensors", "yaml", "PIL", "sklearn", "transformers", "optuna", "ray", "flwr", "lightning",

@@ -92,6 +92,27 @@ def test_a_plain_loop_gives_the_same_weights():
     torch.testing.assert_close(bits(ours), bits(theirs), rtol=1e-12, atol=1e-14)
 
 
+def test_sgd_steps_along_the_gradient_with_decay_and_momentum():
+    from alloykit.training.order import epoch_order
+
+    rows = Rows(data().inputs.double(), data().targets)
+    ours, theirs = net().double(), net().double()
+    settings = Training(epochs=2, batch_size=16, learning_rate=0.1, weight_decay=0.02,
+                        schedule="linear", optimizer="sgd", momentum=0.9)  # fmt: skip
+    train(ours, rows, LOSS, settings)
+    weights = list(theirs.parameters())
+    moving = [torch.zeros_like(weight) for weight in weights]
+    batches = [batch for epoch in (1, 2) for batch in epoch_order(0, epoch, 40).split(16)]
+    for step, batch in enumerate(batches):
+        loss = F.cross_entropy(theirs(rows.inputs[batch]), rows.targets[batch])
+        gradients = torch.autograd.grad(loss, weights)
+        with torch.no_grad():
+            for weight, gradient, last in zip(weights, gradients, moving, strict=True):
+                last.mul_(0.9).add_(gradient + 0.02 * weight)
+                weight -= 0.1 * (1 - step / len(batches)) * last
+    torch.testing.assert_close(bits(ours), bits(theirs), rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(8, 5), (13, 4), (40, 1)])
 def test_accumulation_equals_the_big_batch(batch_size, accumulate):
     rows = Rows(data().inputs.double(), data().targets)

@@ -42,6 +42,7 @@ for name, count, settings in (
     ("uneven", 33, dict(batch_size=8, accumulate=2, clip_norm=0.05)),
     ("one row for two", 5, dict(batch_size=1, accumulate=2)),
     ("odd", 10, dict(batch_size=3, warmup=0.3)),
+    ("sgd", 10, dict(batch_size=4, optimizer="sgd", momentum=0.9)),
 ):
     if name == "uneven":  # interrupted after its second snapshot
         try:

@@ -15,6 +15,7 @@ def test_every_mistake_is_listed_at_once():
         Training(
             epochs=0, batch_size=2.0, learning_rate=math.nan, weight_decay=-1, schedule="cosin",
             warmup=1, accumulate=True, clip_norm=0.0, precision="half", patience=0, seed=-1,
+            optimizer="adam", momentum=1.0,
         )  # fmt: skip
     for line in (
         "'epochs' must be a whole number of at least 1. Got 0.",
@@ -28,8 +29,16 @@ def test_every_mistake_is_listed_at_once():
         "'precision' must be one of float32, bfloat16, float16. Got 'half'.",
         "'patience' must be a whole number of at least 1. Got 0.",
         "'seed' must be a whole number of at least 0. Got -1.",
+        "'optimizer' must be one of adamw, sgd. Got 'adam'. Did you mean 'adamw'?",
+        "'momentum' must be a number in [0, 1). Got 1.0.",
     ):
         assert line in str(caught.value)
+
+
+def test_momentum_belongs_to_sgd():
+    with pytest.raises(InvalidParameter, match="'momentum' is for optimizer='sgd'"):
+        Training(momentum=0.9)
+    assert Training(optimizer="sgd", momentum=0.9).momentum == 0.9
 
 
 def test_settings_survive_json():

@@ -102,6 +102,16 @@ def test_an_interruption_after_any_step_leads_to_the_same_bits(tmp_path, every, 
         assert same(run(folder, start=start, every=every, precision=precision), straight)
 
 
+def test_momentum_is_gone_on_with(tmp_path):
+    given = {"optimizer": "sgd", "momentum": 0.9}
+    straight = run(None, **given)
+    for stop in (2, 5):
+        with pytest.raises(Stop):
+            run(tmp_path / str(stop), stop=stop, **given)
+        assert same(run(tmp_path / str(stop), start=7, **given), straight)
+    assert not same(run(None, optimizer="sgd"), straight)
+
+
 def test_many_interruptions_of_one_run(tmp_path):
     for _ in range(4):
         with pytest.raises(Stop):

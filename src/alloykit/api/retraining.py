@@ -9,11 +9,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from torch import Tensor, nn
+from torch import nn
 
 from alloykit.api.inputs import as_training, named_modules
 from alloykit.api.merging import average
-from alloykit.data.batches import Inputs, forward, length, placed
+from alloykit.data.batches import forward, length, placed
 from alloykit.data.examples import Examples, as_examples
 from alloykit.data.splits import OnOverlap, check_splits
 from alloykit.errors import InvalidParameter, MissingInput, did_you_mean, listing
@@ -97,7 +97,8 @@ def retrain(
     """
     settings = as_training(training)
     several = not isinstance(model, nn.Module) and isinstance(model, Mapping | Sequence)
-    _check_options(task, batch_size, snapshot, progress)
+    if wrong := option_mistakes(task, batch_size, snapshot, progress):
+        raise InvalidParameter(f"A model cannot be trained so:\n{listing(wrong)}")
     begun = _starting(model, start or ("average" if several else "blank"), settings.seed)
     splits = train if isinstance(train, Mapping) and _is_partitions(train) else {"train": train}
     parts = [as_examples(split, "train", batch_size=batch_size) for split in splits.values()]
@@ -120,7 +121,8 @@ def retrain(
     return Retrained(begun, history)
 
 
-def _check_options(task: Any, batch_size: Any, snapshot: Any, progress: Any) -> None:
+def option_mistakes(task: Any, batch_size: Any, snapshot: Any, progress: Any) -> list[str]:
+    """What is wrong with options that the verbs which train have in common."""
     wrong = []
     if task not in get_args(Task):
         hint = did_you_mean(str(task), get_args(Task))
@@ -131,8 +133,7 @@ def _check_options(task: Any, batch_size: Any, snapshot: Any, progress: Any) -> 
         wrong.append(f"'snapshot' must be the path of a folder. Got {snapshot!r}")
     if progress is not None and not callable(progress):
         wrong.append(f"'progress' must be callable. Got {progress!r}")
-    if wrong:
-        raise InvalidParameter(f"A model cannot be trained so:\n{listing(wrong)}")
+    return wrong
 
 
 def _checked(
@@ -148,21 +149,29 @@ def _checked(
     held = [] if validation is None else [validation]
     # Before the model runs on them; partitions may share examples with each other.
     check_splits([*parts, *held], task=task, on_overlap="allow")
-    with borrowed_generators(devices_of(model)):
-        shape = _outputs_of(model, parts[0].inputs_sample()).shape
-        if validation is not None:
+    classes = known_classes(model, parts[0], task)
+    if validation is not None:
+        with borrowed_generators(devices_of(model)):
             predict(model, validation)
-    classes = 2 if len(shape) == 1 or shape[1:] == (1,) else shape[-1]
-    known = None if task == "regression" else classes
     return [
-        check_splits([part, *held], task=task, classes=known, on_overlap=on_overlap)[0]
+        check_splits([part, *held], task=task, classes=classes, on_overlap=on_overlap)[0]
         for part in parts
     ]
 
 
-def _outputs_of(model: nn.Module, inputs: Inputs) -> Tensor:
-    with evaluating(model), running("The model", inputs):
-        return batch_outputs(forward(model, placed(inputs, model)), length(inputs))
+def known_classes(model: nn.Module, examples: Examples, task: Task) -> int | None:
+    """How many classes a model gives for the first examples of a split; None for regression.
+
+    Raises:
+        DataError: It cannot be run on them.
+    """
+    inputs = examples.inputs_sample()
+    with borrowed_generators(devices_of(model)), evaluating(model), running("The model", inputs):
+        outputs = batch_outputs(forward(model, placed(inputs, model)), length(inputs))
+    if task == "regression":
+        return None
+    single = outputs.dim() == 1 or outputs.shape[1:] == (1,)
+    return 2 if single else outputs.shape[-1]
 
 
 def _is_partitions(given: Mapping[Any, Any]) -> bool:

@@ -18,6 +18,7 @@ from alloykit.cli.compare import compare
 from alloykit.cli.demo import demo
 from alloykit.cli.diagnose import diagnose
 from alloykit.cli.distill import distill
+from alloykit.cli.federate import federate
 from alloykit.cli.fuse import fuse
 from alloykit.cli.inspect import inspect
 from alloykit.cli.interpolate import interpolate
@@ -56,7 +57,7 @@ def options(
 
 COMMANDS = (
     inspect, merge, verify, stats, average, interpolate, diagnose, compare, fuse, distill,
-    aggregate, methods, demo,
+    aggregate, federate, methods, demo,
 )  # fmt: skip
 WITH_OPTIONS_OF_METHODS = {merge: MethodCommand, aggregate: AggregateCommand}
 

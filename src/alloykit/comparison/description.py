@@ -106,10 +106,13 @@ def _gguf(file: Path) -> dict[str, Any]:
 
 def _of_yaml(path: str, file: Path) -> Description:
     content = read_yaml(file).content
-    if isinstance(content, Mapping) and "merge_method" not in content and "members" in content:
-        members = content["members"]
+    if isinstance(content, Mapping) and "merge_method" not in content:
+        members = content.get("members")
         count = {"members": len(members)} if isinstance(members, list) else {}
-        return Description(path, "a study", count, ("Run it: alloykit compare",))
+        if "members" in content:
+            return Description(path, "a study", count, ("Run it: alloykit compare",))
+        if "federation" in content:
+            return Description(path, "a study of a federation", {}, ("Run it: alloykit federate",))
     recipe = read_recipe(file)
     named = [entry.model for entry in recipe.models]
     named += [recipe.base_model] if recipe.base_model else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,11 +12,12 @@ from torch import Tensor
 from alloykit.comparison.candidate import Candidate
 from alloykit.comparison.setting import Setting
 from alloykit.comparison.trial import Trial
+from alloykit.data.examples import Examples
 from alloykit.evaluation.calibration import reliability
 from alloykit.evaluation.costs import measure
 from alloykit.evaluation.metrics import Metric, for_task
 from alloykit.evaluation.uncertainty import bootstrap, improvement, mcnemar
-from alloykit.types import Interval, Row
+from alloykit.types import Interval, Row, Task
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,23 @@ def best_single(setting: Setting) -> Reference:
     )
 
 
-def metrics_shown(setting: Setting) -> list[Metric]:
+class Judged(Protocol):
+    """What is reported of: a comparison, or anything else that has a test split."""
+
+    @property
+    def test(self) -> Examples:
+        """The split that reports."""
+
+    @property
+    def task(self) -> Task:
+        """How outputs and targets are read."""
+
+    @property
+    def metric(self) -> Metric:
+        """The main metric."""
+
+
+def metrics_shown(setting: Judged) -> list[Metric]:
     """The main metric first, then the task's others."""
     others = [m for m in for_task(setting.task) if m.name != setting.metric.name]
     return [setting.metric, *others]

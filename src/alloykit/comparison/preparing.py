@@ -14,7 +14,9 @@ from torch import nn
 from alloykit.checkpoints.exporting import load_exported
 from alloykit.checkpoints.loading import load_state, state_dict
 from alloykit.checkpoints.opening import open_checkpoint
-from alloykit.comparison.setting import Member, Setting, leaked
+from alloykit.comparison.client_data import partitions_of
+from alloykit.comparison.federation_spec import settings_of
+from alloykit.comparison.setting import Member, Setting, apart, leaked
 from alloykit.comparison.study import MemberSpec, Study, default_metric
 from alloykit.data.examples import Examples
 from alloykit.data.importing import import_object
@@ -55,6 +57,8 @@ def prepare(study: Study, folder: Path) -> Setting:
         train=splits.get("train"),
         training=training,
         student=_student(study, folder),
+        partitions=_partitions(study, folder, [splits["validation"], splits["test"]]),
+        federation=None if study.federation is None else settings_of(study.federation),
         leaked=leaked(splits.get("train"), splits["validation"]),
         seed=study.seed,
         resamples=study.resamples,
@@ -77,6 +81,14 @@ def _splits(study: Study, folder: Path) -> tuple[dict[str, Examples], tuple[str,
     )
     splits = {**given, **dict(zip(names, checked, strict=True))}
     return splits, overlap_notes(judged, checked, study.on_overlap)
+
+
+def _partitions(study: Study, folder: Path, judging: list[Examples]) -> dict[str, Examples]:
+    """The clients' data, where rounds are asked for."""
+    if study.federation is None:
+        return {}
+    given = partitions_of(study, folder)
+    return apart(given, judging, task=study.task, on_overlap=study.on_overlap)
 
 
 def _student(study: Study, folder: Path) -> Callable[[], nn.Module] | None:

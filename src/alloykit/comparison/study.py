@@ -5,25 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from alloykit.checkpoints.wording import counted
+from alloykit.comparison.federation_spec import DealSpec, FederationSpec, settings_of
+from alloykit.comparison.training_spec import Strict, TrainingSpec
 from alloykit.data.split_spec import SplitSpec
-from alloykit.errors import InvalidStudy, did_you_mean, listing
+from alloykit.errors import AlloyError, InvalidStudy, did_you_mean, listing
 from alloykit.types import Task
 
 MOST_BYTES = 1 << 20
 MOST_VALUES = 100_000
-
-
-class Strict(BaseModel):
-    """A mapping that refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class MemberSpec(Strict):
@@ -62,6 +58,15 @@ class DataSpec(Strict):
         description="What the members were trained on, or such data: its inputs re-estimate "
         "BatchNorm statistics; students and retrained models learn from it, see 'training'.",
     )
+    partitions: dict[str, SplitSpec] | None = Field(
+        None, description="Client -> its data, for 'federation'."
+    )
+    deal: DealSpec | None = Field(
+        None, description="How train is dealt out to simulated clients, in place of partitions."
+    )
+    unlabelled: SplitSpec | None = Field(
+        None, description="The server's own data, for FedDF; labels are not looked at."
+    )
 
 
 class StudentSpec(Strict):
@@ -69,28 +74,6 @@ class StudentSpec(Strict):
 
     architecture: str = Field(description="package.module:callable that builds the model.")
     arguments: dict[str, Any] = Field(default={}, description="Arguments of that callable.")
-
-
-class TrainingSpec(Strict):
-    """How students and retrained models learn; the numbers of ``alloykit.Training``."""
-
-    epochs: int = Field(20, ge=1, description="Passes over the data.")
-    batch_size: int = Field(64, ge=1, description="Examples that the model sees at a time.")
-    learning_rate: float = Field(2e-3, gt=0, description="Peak step size of AdamW.")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's decoupled decay.")
-    schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="How the step size falls."
-    )
-    warmup: float = Field(0.0, ge=0, lt=1, description="Part of the steps over which it rises.")
-    accumulate: int = Field(1, ge=1, description="Batches whose gradients make one step.")
-    clip_norm: float | None = Field(None, gt=0, description="Longest gradient.")
-    precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="What the forward pass computes in."
-    )
-    patience: int | None = Field(
-        None, ge=1, description="Epochs without a better validation score before it stops."
-    )
-    seed: int = Field(0, ge=0, description="Of the order of the examples and of dropout.")
 
 
 class Study(Strict):
@@ -127,6 +110,9 @@ class Study(Strict):
     student: StudentSpec | None = Field(
         None, description="Another architecture for students and retrained models."
     )
+    federation: FederationSpec | None = Field(
+        None, description="How clients train one model in rounds; without it none do."
+    )
     seed: int = Field(0, ge=0, description="Of the bootstrap and of random methods.")
     resamples: int = Field(1000, ge=100, description="Bootstrap resamples.")
     batch_size: int = Field(256, ge=1, description="Examples per batch.")
@@ -135,12 +121,31 @@ class Study(Strict):
     )
     trust_pickle: bool = Field(False, description="Open .pt files that refer to unknown classes.")
 
+    def federation_mistakes(self) -> list[str]:
+        """What is wrong with the federation's numbers, and with where its clients' data are."""
+        wrong = []
+        if self.data.partitions is not None and self.data.deal is not None:
+            wrong.append("data: 'partitions' and 'deal' exclude each other")
+        if self.data.deal is not None and self.data.train is None:
+            wrong.append("data.deal: there is no data.train that could be dealt out")
+        if self.federation is not None:
+            try:
+                settings_of(self.federation)
+            except AlloyError as error:
+                wrong += [f"federation: {line.strip()}" for line in str(error).splitlines()[1:]]
+        return wrong
+
+
+AStudy = TypeVar("AStudy", bound=Study)
 
 SECTIONS: Mapping[object, type[BaseModel]] = {
     "members": MemberSpec,
     "data": DataSpec,
     "training": TrainingSpec,
     "student": StudentSpec,
+    "federation": FederationSpec,
+    "deal": DealSpec,
+    "unlabelled": SplitSpec,
     "train": SplitSpec,
     "validation": SplitSpec,
     "test": SplitSpec,
@@ -157,19 +162,28 @@ def study_schema() -> dict[str, Any]:
     return Study.model_json_schema()
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, kind: type[AStudy] = Study) -> AStudy:  # type: ignore[assignment]
     """Read and check a study file.
+
+    Args:
+        path: The file.
+        kind: What it must be: a study of members, or one of a federation.
 
     Raises:
         InvalidStudy: Not YAML, or with mistakes; every one is listed, with the nearest known key.
     """
-    return check_study(_parsed(path), where=str(path))
+    return check_study(_parsed(path), kind, where=str(path))
 
 
-def check_study(content: Mapping[str, Any], *, where: str = "The study") -> Study:
+def check_study(
+    content: Mapping[str, Any],
+    kind: type[AStudy] = Study,  # type: ignore[assignment]
+    *,
+    where: str = "The study",
+) -> AStudy:
     """Check a study given as a mapping."""
     try:
-        study = Study.model_validate(content)
+        study = kind.model_validate(content)
     except pydantic.ValidationError as error:
         lines = [_said(mistake) for mistake in error.errors()]
         raise InvalidStudy(
@@ -191,6 +205,7 @@ def check_study(content: Mapping[str, Any], *, where: str = "The study") -> Stud
         for i, member in enumerate(study.members)
         if not member.checkpoint and not (member.architecture or "").endswith(".pt2")
     ]
+    lacking += study.federation_mistakes()
     if lacking:
         raise InvalidStudy(
             f"{where} has {counted(len(lacking), 'mistake')}:\n{listing(lacking)}\n"

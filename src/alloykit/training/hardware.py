@@ -21,7 +21,7 @@ class Hardware(Protocol):
 
     Attributes:
         model: What the loss calls: the module, or its wrapper.
-        optimizer: AdamW over what requires a gradient.
+        optimizer: AdamW or SGD over what requires a gradient.
         scaler: Scales the loss of float16, where there is one.
         process: Number of this process, from 0; ``processes`` in all.
     """
@@ -85,7 +85,7 @@ class OneDevice:
     def __init__(self, model: nn.Module, training: Training) -> None:
         self.model = model
         self._trained = trained_parameters(model)
-        self.optimizer: Any = _adamw(self._trained, training)
+        self.optimizer: Any = _optimizer(self._trained, training)
         self.optimizer.zero_grad()
         self._kind = self._trained[0].device.type
         self._dtype = DTYPES[training.precision]
@@ -145,7 +145,8 @@ class Processes:
         self._trained = trained_parameters(model.to(accelerator.device))
         self._own_forward = vars(model).get("forward")
         self.optimizer: Any
-        self.model, self.optimizer = accelerator.prepare(model, _adamw(self._trained, training))
+        own = _optimizer(self._trained, training)
+        self.model, self.optimizer = accelerator.prepare(model, own)
         self.optimizer.zero_grad()
         self.scaler = accelerator.scaler
         self.process, self.processes = accelerator.process_index, accelerator.num_processes
@@ -194,15 +195,17 @@ class Processes:
             model.forward = self._own_forward
 
 
-def _adamw(parameters: list[nn.Parameter], training: Training) -> torch.optim.AdamW:
+def _optimizer(parameters: list[nn.Parameter], training: Training) -> torch.optim.Optimizer:
     # One kernel a step instead of a dozen: a quarter of the whole step on small networks.
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    return torch.optim.AdamW(
-        parameters,
-        lr=training.learning_rate,
-        weight_decay=training.weight_decay,
-        fused=fused or None,
-    )
+    shared: dict[str, Any] = {
+        "lr": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "fused": fused or None,
+    }
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=training.momentum, **shared)
+    return torch.optim.AdamW(parameters, **shared)
 
 
 def _set_rate(optimizer: Any, rate: float) -> None:

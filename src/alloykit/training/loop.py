@@ -42,7 +42,7 @@ def train(
     every: float = 60.0,
     accelerator: Any = None,
 ) -> History:
-    """Train ``model`` in place with AdamW; it ends in eval mode with the best weights.
+    """Train ``model`` in place; it ends in eval mode with the best weights.
 
     Use it for anything that has a loss: students, fusion heads, members from scratch.
 

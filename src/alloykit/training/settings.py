@@ -13,18 +13,20 @@ from alloykit.numerics import is_number, is_whole
 
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
+Optimizer = Literal["adamw", "sgd"]
 
 
 @dataclass(frozen=True)
 class Training:
-    """How to train a model with AdamW.
+    """How to train a model: with AdamW, or with plain steps along the gradient.
 
     Args:
         epochs: Passes over the data, at least 1.
         batch_size: Examples that the model sees at a time, at least 1.
         learning_rate: Peak step size, above 0. The default 2e-3 suits small networks from scratch;
-            fine-tuning takes 1e-5 to 1e-4.
-        weight_decay: AdamW's decoupled decay, at least 0 (0.01 is torch's).
+            fine-tuning takes 1e-5 to 1e-4. SGD takes larger ones: 0.01 to 0.1.
+        weight_decay: AdamW's decoupled decay, at least 0 (0.01 is torch's). SGD adds it times the
+            parameter to the gradient.
         schedule: How the step size falls after the warm-up: along half a cosine or a line to 0, or
             not at all.
         warmup: Part of all steps over which the step size rises in a line, in [0, 1).
@@ -36,6 +38,9 @@ class Training:
         patience: Epochs without a better validation score before training stops, at least 1;
             None goes on to the end.
         seed: Of the order of the examples, dropout and augmentation; at least 0.
+        optimizer: "adamw", or "sgd": what clients of a federation use, since it keeps nothing
+            from one round to the next.
+        momentum: Part of the last step that SGD adds to the next one, in [0, 1).
 
     Raises:
         InvalidParameter: Numbers outside their ranges; all are listed.
@@ -60,6 +65,8 @@ class Training:
     precision: Precision = "float32"
     patience: int | None = None
     seed: int = 0
+    optimizer: Optimizer = "adamw"
+    momentum: float = 0.0
 
     def __post_init__(self) -> None:
         if wrong := _mistakes(self):
@@ -107,8 +114,16 @@ def _mistakes(given: Training) -> list[str]:
         _one_of(given, "precision", get_args(Precision)),
         given.patience is not None and _whole(given, "patience", 1),
         _whole(given, "seed", 0),
+        _one_of(given, "optimizer", get_args(Optimizer)),
+        _real(given, "momentum", "in [0, 1)", lambda x: 0 <= x < 1) or _needless_momentum(given),
     ]
     return [line for line in wrong if line]
+
+
+def _needless_momentum(given: Training) -> str:
+    if given.momentum and given.optimizer == "adamw":
+        return f"'momentum' is for optimizer='sgd'; AdamW has its own. Got {given.momentum!r}."
+    return ""
 
 
 def _whole(given: Training, name: str, least: int) -> str:

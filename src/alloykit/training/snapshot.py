@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,13 @@ from torch import Tensor, nn
 
 from alloykit.checkpoints.digests import content_digest
 from alloykit.checkpoints.memory import MemoryCheckpoint
-from alloykit.checkpoints.wording import shown
-from alloykit.errors import CheckpointError, InvalidParameter, OutputExists, listing
+from alloykit.errors import InvalidParameter
 from alloykit.numerics import is_number
 from alloykit.training.hardware import Hardware
 from alloykit.training.history import History
 from alloykit.training.run import Run
-from alloykit.training.snapshot_file import load, save
+from alloykit.training.snapshot_file import load, made_folder, prefixed, save, sweep, under
+from alloykit.training.snapshot_identity import as_json, check_same
 from alloykit.training.weights import changing, frozen, put_back
 
 FILE = "training.safetensors"
@@ -59,16 +57,10 @@ class Snapshots:
         self._last = time.monotonic()
         if self._path is None:
             return
-        self._settings = {**_as_json(settings), **_of_model(model)}
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise CheckpointError(
-                f"The folder {shown(str(folder))} for snapshots cannot be made: {why}."
-            ) from error
+        self._settings = {**as_json(settings), **_of_model(model)}
+        made_folder(self._path.parent)
         if machine.process == 0:
-            _sweep(self._path.parent)
+            sweep(self._path.parent)
 
     def due(self) -> bool:
         """Whether it is time to write."""
@@ -78,9 +70,9 @@ class Snapshots:
         """Write the run as it is now, ``seconds`` into its epoch."""
         if self._path is None or self._machine.process != 0:
             return
-        tensors = _prefixed(MODEL, changing(self._model)) | _prefixed(KEPT, run.kept)
+        tensors = prefixed(MODEL, changing(self._model)) | prefixed(KEPT, run.kept)
         for index, state in self._machine.optimizer.state_dict()["state"].items():
-            tensors |= _prefixed(f"{OPTIMIZER}{index}/", state)
+            tensors |= prefixed(f"{OPTIMIZER}{index}/", state)
         scaler = self._machine.scaler
         record = {
             "settings": self._settings,
@@ -102,10 +94,10 @@ class Snapshots:
         if self._path is None or not self._path.exists():
             return run
         record, tensors = load(self._path)
-        _check_same(self._path, record["settings"], self._settings)
-        put_back(changing(self._model), _group(tensors, MODEL))
-        put_back(run.kept, _group(tensors, KEPT))
-        self._restore_optimizer(_group(tensors, OPTIMIZER))
+        check_same(self._path, record["settings"], self._settings)
+        put_back(changing(self._model), under(tensors, MODEL))
+        put_back(run.kept, under(tensors, KEPT))
+        self._restore_optimizer(under(tensors, OPTIMIZER))
         if self._machine.scaler is not None:
             self._machine.scaler.load_state_dict(record["scaler"])
         numbers = {name: record[name] for name in (*NUMBERS, "seconds")}
@@ -121,58 +113,12 @@ class Snapshots:
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left half-written."""
-    for left in folder.glob(".alloykit-*.tmp"):
-        with suppress(FileNotFoundError):
-            left.unlink()
-
-
-def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(json.dumps(settings, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InvalidParameter(
-            f"The identity of a run must be JSON values (text, numbers, lists, mappings): {error}."
-        ) from error
-    return found
-
-
 def _of_model(model: nn.Module) -> dict[str, Any]:
     """What a snapshot's model must look like: the tensors that change, and those that do not."""
     kinds = {n: f"{t.dtype} {list(t.shape)}" for n, t in changing(model).items()}
     fixed = frozen(model)
     digest = content_digest(MemoryCheckpoint(fixed, "frozen")) if fixed else ""
     return {"model": kinds, "frozen parameters": digest}
-
-
-def _check_same(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if lines := _differences(saved, now):
-        raise OutputExists(
-            f"{shown(str(path))} is the snapshot of another run:\n{listing(lines)}\n"
-            "Train with the same settings on the same data to go on from it; give another folder; "
-            "or delete it."
-        )
-
-
-def _differences(saved: Mapping[str, Any], now: Mapping[str, Any], above: str = "") -> list[str]:
-    """One line per value that differs, nested mappings by their dotted names."""
-    lines = []
-    for name in dict.fromkeys([*saved, *now]):
-        one, other = saved.get(name, "missing"), now.get(name, "missing")
-        if isinstance(one, dict) and isinstance(other, dict):
-            lines += _differences(one, other, f"{above}{name}.")
-        elif one != other:
-            lines.append(f"{shown(above + name)}   snapshot: {shown(one)}   now: {shown(other)}")
-    return lines
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,38 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     record: dict[str, Any] = parse(text.encode())
     return record, tensors
+
+
+def made_folder(folder: Path) -> None:
+    """Make the folder of snapshots, where it is missing.
+
+    Raises:
+        CheckpointError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"The folder {shown(str(folder))} for snapshots cannot be made: {why}."
+        ) from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed runs left half-written."""
+    for left in folder.glob(".alloykit-*.tmp"):
+        with suppress(FileNotFoundError):
+            left.unlink()
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with a prefix before their names."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names have a prefix, without it."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
