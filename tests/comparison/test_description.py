@@ -182,3 +182,10 @@ def test_no_tensor_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert describe(tmp_path / "a.safetensors").facts["parameters"] == 1 << 18
     assert describe(tmp_path / "a.npz").kind == "a NumPy archive"
     assert sum(sizes) < 100_000
+
+
+def test_a_study_of_a_federation(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("architecture: nets:small\nfederation: {rounds: 3}\n")
+    found = describe(path)
+    assert (found.kind, found.notes) == ("a study of a federation", ("Run it: alloykit federate",))

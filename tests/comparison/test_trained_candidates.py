@@ -19,7 +19,12 @@ from alloykit.training.settings import Training
 from study_files import blobs, small_net, trained
 
 TRAINING = Training(epochs=3, batch_size=32, seed=1)
-STUDENTS = {"student of average", "student of concat head", "weight average taught by average"}
+STUDENTS = {
+    "student of average",
+    "student of concat head",
+    "weight average taught by average",
+    "weight average taught by average, without labels",
+}
 RETRAINED = {
     "retrained on train",
     "trained on validation alone",

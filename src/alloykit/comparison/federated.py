@@ -11,6 +11,7 @@ from alloykit.checkpoints.wording import amount, counted
 from alloykit.comparison.candidate import Candidate
 from alloykit.comparison.setting import Setting
 from alloykit.comparison.trial import Trial
+from alloykit.data.examples import Examples
 from alloykit.errors import MissingInput
 from alloykit.evaluation.predicting import log_probabilities, predict
 from alloykit.federation.round_history import FederationHistory
@@ -64,7 +65,7 @@ def _why_not(changes: Mapping[str, Any], setting: Setting) -> str:
     if not setting.partitions:
         return "There are no partitions to train on."
     distils = changes.get("distillation") or getattr(setting.federation, "distillation", None)
-    if distils and setting.train is None:
+    if distils and server_data(setting) is None:
         return "It distils on the inputs of the train split, and none was given."
     if distils and setting.task == "tokens":
         return "FedDF knows classification and regression."
@@ -85,7 +86,7 @@ def federated_trial(candidate: Candidate, setting: Setting) -> Trial:
         settings,
         task=setting.task,
         validation=setting.validation,
-        unlabelled=setting.train if settings.distillation else None,
+        unlabelled=server_data(setting) if settings.distillation else None,
     )
     seconds = time.perf_counter() - started
     recipe = {
@@ -107,6 +108,11 @@ def federated_trial(candidate: Candidate, setting: Setting) -> Trial:
         notes=tuple(_notes(run, settings)),
         history=as_history(run.history, settings).to_json(),
     )
+
+
+def server_data(setting: Setting) -> Examples | None:
+    """What the server distils on, without labels."""
+    return setting.train if setting.unlabelled is None else setting.unlabelled
 
 
 def as_history(history: FederationHistory, settings: Federation) -> History:
@@ -133,6 +139,6 @@ def _notes(run: FederatedRun, settings: Federation) -> Iterator[str]:
     if left:
         yield f"{counted(left, 'update')} left out"
     if settings.distillation:
-        yield "the server distilled on the inputs of train; no label of theirs was looked at"
+        yield "the server distilled on inputs of its own; no label of theirs was looked at"
     if settings.keep:
         yield f"the server's model, without what clients keep to themselves ({settings.keep})"

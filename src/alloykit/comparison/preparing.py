@@ -59,6 +59,7 @@ def prepare(study: Study, folder: Path) -> Setting:
         student=_student(study, folder),
         partitions=_partitions(study, folder, [splits["validation"], splits["test"]]),
         federation=None if study.federation is None else settings_of(study.federation),
+        unlabelled=_unlabelled(study, folder, [splits["validation"], splits["test"]]),
         leaked=leaked(splits.get("train"), splits["validation"]),
         seed=study.seed,
         resamples=study.resamples,
@@ -89,6 +90,16 @@ def _partitions(study: Study, folder: Path, judging: list[Examples]) -> dict[str
         return {}
     given = partitions_of(study, folder)
     return apart(given, judging, task=study.task, on_overlap=study.on_overlap)
+
+
+def _unlabelled(study: Study, folder: Path, judging: list[Examples]) -> Examples | None:
+    """The server's own data, where rounds are asked for and it has any."""
+    if study.federation is None or study.data.unlabelled is None:
+        return None
+    given = load_split(study.data.unlabelled, "train", folder, batch_size=study.batch_size)
+    return apart({"unlabelled": given}, judging, task=study.task, on_overlap=study.on_overlap)[
+        "unlabelled"
+    ]
 
 
 def _student(study: Study, folder: Path) -> Callable[[], nn.Module] | None:

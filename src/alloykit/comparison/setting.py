@@ -80,6 +80,7 @@ class Setting:
             largest group of members that share one.
         partitions: Client -> the examples that never leave it, for rounds of federated learning.
         federation: How these rounds go; None leaves them out.
+        unlabelled: The server's own data, for FedDF; by default the inputs of ``train``.
         leaked: Number of validation examples that are also in ``train``.
         kept: Where what candidates learn is kept.
         seed: Of the bootstrap and of methods that draw random numbers.
@@ -101,6 +102,7 @@ class Setting:
     student: Callable[[], nn.Module] | None = None
     partitions: Mapping[str, Examples] = field(default_factory=dict)
     federation: Federation | None = None
+    unlabelled: Examples | None = None
     leaked: int = 0
     kept: Kept = field(default_factory=Kept, compare=False)
     seed: int = 0
@@ -259,6 +261,7 @@ class Setting:
             if self.federation
             else None,
             "federation": self.federation.to_json() if self.federation else None,
+            "unlabelled": self.unlabelled.digest if self.unlabelled else None,
             "seed": self.seed,
             "resamples": self.resamples,
         }
