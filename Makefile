@@ -4,8 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 TESTS  ?= tests
+FLOWER ?= .venv-flower
 
-.PHONY: help demo test check format lint types docs bench clean
+.PHONY: help demo test flower check format lint types docs bench clean
 .DEFAULT_GOAL := help
 
 help:   ## what there is to make
@@ -28,6 +29,16 @@ demo: $(VENV)/ready-demo ## train small models on real data and compare every wa
 
 test: $(VENV)/ready-check ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(TESTS)
+
+$(FLOWER)/ready: pyproject.toml constraints-flower.txt
+	$(PYTHON) -m venv $(FLOWER)
+	$(FLOWER)/bin/pip install --quiet --disable-pip-version-check --upgrade pip
+	$(FLOWER)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-flower.txt \
+		--editable . --group flower
+	@touch $@
+
+flower: $(FLOWER)/ready ## run the tests of the Flower plug-in, in an environment of its own
+	$(FLOWER)/bin/python -m pytest tests/flower
 
 check: format lint types docs test ## all that has to hold before a change lands
 
@@ -64,4 +75,4 @@ else
 endif
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) site dist .cache alloykit-demo
+	rm -rf $(VENV) $(FLOWER) site dist .cache alloykit-demo

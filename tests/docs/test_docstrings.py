@@ -22,10 +22,13 @@ from alloykit.registry import (
 
 LONGEST_FIRST_LINE = 100
 
+ELSEWHERE = ("alloykit.cli.__main__", "alloykit.plugins.flower")
+"""A script, and what tests/flower runs where Flower is installed."""
+
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(alloykit.__path__, "alloykit.")
-    if not module.name.endswith("__main__")
+    if not module.name.startswith(ELSEWHERE)
 )
 FACTORIES = [
     pytest.param(entry, registry.sort, id=f"{registry.sort} {entry.name}")

@@ -1,0 +1,1 @@
+"""alloykit inside other frameworks: the only place that imports them."""
