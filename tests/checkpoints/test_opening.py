@@ -2,6 +2,7 @@ import argparse
 import gc
 import os
 import pathlib
+import zipfile
 from collections import Counter, OrderedDict, defaultdict
 
 import numpy as np
@@ -230,3 +231,16 @@ def test_garbage_collection_rests_while_a_file_is_opened_and_not_longer(
         assert gc.isenabled() is enabled
     finally:
         gc.enable() if was else gc.disable()
+
+
+@pytest.mark.parametrize("header", ["[[[", "{'descr': '<f4', ", "0 0", "\\"])
+def test_npz_with_a_header_that_python_cannot_read_is_an_error(
+    tmp_path: pathlib.Path, header: str
+) -> None:
+    path = tmp_path / "odd.npz"
+    text = header.ljust(117).encode() + b"\n"
+    array = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w.npy", array)
+    with pytest.raises(CheckpointError, match=r"w\.npy.*header"):
+        open_checkpoint(path)

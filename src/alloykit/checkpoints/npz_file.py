@@ -86,7 +86,11 @@ def _header(entry: Entry) -> _Header:
     version = npy.read_magic(stream)
     if version not in READERS:
         raise ValueError(f"its .npy version {version} is for structured arrays")
-    shape, columns_first, dtype = READERS[version](stream)
+    try:
+        shape, columns_first, dtype = READERS[version](stream)
+    except Exception as error:
+        # NumPy lets through what Python's own parser says to odd headers.
+        raise ValueError(f"its .npy header cannot be read: {error}") from error
     if any(size < 0 for size in shape):
         raise ValueError(f"its shape {shown(list(shape))} has negative sizes")
     return _Header(shape, columns_first and len(shape) > 1, dtype, stream.tell())

@@ -94,8 +94,11 @@ def aggregate(
     parameters = {} if entry is None else method_parameters(entry, typed.options, len(models))
     import alloykit
     from alloykit.cli.merge import weights_of
+    from alloykit.errors import InvalidParameter
     from alloykit.federation.server_state import load_state, save_state
 
+    if state is not None and state.expanduser().resolve() == output.expanduser().resolve():
+        raise InvalidParameter(f"--state and --output are both {output}. Give two files.")
     kept = load_state(state) if state is not None and state.exists() else None
     found = alloykit.aggregate(
         base,

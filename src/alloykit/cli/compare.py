@@ -14,6 +14,7 @@ from alloykit.errors import OutputExists
 
 if TYPE_CHECKING:
     from alloykit.comparison.comparing import Comparison
+    from alloykit.comparison.study import Study
 
 
 def compare(
@@ -50,7 +51,7 @@ def compare(
         raise typer.BadParameter("name a study file, or ask for --schema.")
     if save is not None:
         _check_target(save, overwrite)
-    read = read_study(study)
+    read: Study = read_study(study)
     folder = output or output_folder(read, study)
     with progress_bar(quiet=as_json) as tell:
         tell("models and data", 0, 1)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from alloykit.comparison.setting import Setting
+    from alloykit.comparison.study import Study
 
 
 TAKEN = (
@@ -84,7 +85,7 @@ def distill(
 
     check_target(output, [".safetensors"], overwrite)
     parameters = parsed_parameters(parameter or (), TAKEN)
-    read = read_study(study)
+    read: Study = read_study(study)
     keep_inputs(study, read.model_dump(), [output])
     if read.data.train is None:
         raise MissingInput(f"{study} has no data.train, which the student would learn on.")

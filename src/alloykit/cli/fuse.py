@@ -18,6 +18,7 @@ from alloykit.cli.judged import (
 
 if TYPE_CHECKING:
     from alloykit.comparison.setting import Setting
+    from alloykit.comparison.study import Study
     from alloykit.fusion.fused import Fused
 
 
@@ -68,7 +69,7 @@ def fuse(
     check_target(output, [".pt2"], overwrite)
     check_target(picture, [".png", ".svg"], overwrite)
     parameters = parsed_parameters(parameter or (), TAKEN)
-    read = read_study(study)
+    read: Study = read_study(study)
     keep_inputs(study, read.model_dump(), [output, picture])
     with progress_bar(quiet=as_json) as tell:
         tell("models and data", 0, 1)

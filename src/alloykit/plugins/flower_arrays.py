@@ -6,9 +6,10 @@ import io
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
-import numpy as np
 import torch
 from numpy.lib import format as npy
 from torch import Tensor, nn
@@ -129,12 +130,15 @@ def read_arrays(
     """
     found: dict[str, Tensor] = {}
     wrong: list[str] = []
-    for name in [name for name, array in record.items() if array.stype != SAME]:
-        try:
-            _refuse_size(record[name], server.get(name))
-            found[name] = _unpacked(record[name])
-        except (ValueError, TypeError, RuntimeError) as error:
-            wrong.append(f"{shown(name)}: {error}")
+    with warnings.catch_warnings():
+        # Bytes cannot be written to, and nobody does.
+        warnings.filterwarnings("ignore", "The given buffer is not writable")
+        for name in [name for name, array in record.items() if array.stype != SAME]:
+            try:
+                _refuse_size(record[name], server.get(name))
+                found[name] = _unpacked(record[name])
+            except (ValueError, TypeError, RuntimeError) as error:
+                wrong.append(f"{shown(name)}: {error}")
     for name in [name for name, array in record.items() if array.stype == SAME]:
         whole = record[name].data[: 4 * LONGEST_HEADER].decode(errors="replace")
         if whole in found:
@@ -165,26 +169,44 @@ def _refuse_size(array: Array, spec: TensorSpec | None) -> None:
 
 
 def _unpacked(array: Array) -> Tensor:
-    shape, columns_first, kind, start = _header(array.data)
-    stored = NUMPY.get(f"{kind.kind}{kind.itemsize}")
-    if stored is None or kind.byteorder == ">":
-        raise ValueError(f"its elements are {shown(str(kind))}, not numbers that torch has")
-    dtype = _meant(array, stored, shown(str(kind)))
+    header = _header(bytes(array.data[:LONGEST_HEADER]))
+    stored, shape = header.stored, header.shape
+    if stored is None:
+        raise ValueError(f"its elements are {header.kind}, not numbers that torch has")
+    dtype = _meant(array, stored, header.kind)
     if tuple(array.shape) != shape:
         raise ValueError(f"it says {list(array.shape)} and its header says {list(shape)}")
-    there = len(array.data) - start
+    there = len(array.data) - header.length
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != there:
-        raise ValueError(f"{list(shape)} of {shown(str(kind))} does not fill its {there:,} bytes")
-    flat = _view(array.data, start, dtype)
-    if columns_first and len(shape) > 1:
+        raise ValueError(f"{list(shape)} of {header.kind} does not fill its {there:,} bytes")
+    flat = _view(array.data, header.length, dtype)
+    if header.columns_first and len(shape) > 1:
         backwards = tuple(reversed(range(len(shape))))
         return flat.reshape(shape[::-1]).permute(backwards).contiguous()
     return flat.reshape(shape)
 
 
-def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
-    """Shape, whether columns come first, dtype, and where the numbers begin."""
-    stream = io.BytesIO(data[:LONGEST_HEADER])
+@dataclass(frozen=True)
+class _Header:
+    shape: tuple[int, ...]
+    columns_first: bool
+    kind: str
+    stored: torch.dtype | None
+    length: int
+
+
+def _header(head: bytes) -> _Header:
+    """What the first bytes of an array say of it."""
+    # Versions 1 and 2 differ in how many bytes the length of the header takes.
+    width = 2 if head[6:7] == b"\x01" else 4
+    start = 8 + width
+    return _parsed(head[: start + int.from_bytes(head[8:start], "little")])
+
+
+@lru_cache(maxsize=4096)
+def _parsed(head: bytes) -> _Header:
+    """The header itself: of one tensor it is the same from every client, and slow to read."""
+    stream = io.BytesIO(head)
     try:
         version = npy.read_magic(stream)
         if version not in READERS:
@@ -193,7 +215,8 @@ def _header(data: bytes) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], i
     except Exception as error:
         # NumPy lets through what Python's own parser says to odd headers.
         raise ValueError(f"its .npy header cannot be read: {error}") from error
-    return shape, columns_first, kind, stream.tell()
+    known = None if kind.byteorder == ">" else NUMPY.get(f"{kind.kind}{kind.itemsize}")
+    return _Header(shape, columns_first, shown(str(kind)), known, stream.tell())
 
 
 def _meant(array: Array, stored: torch.dtype, kind: str) -> torch.dtype:
@@ -218,7 +241,4 @@ def _view(data: bytes, start: int, dtype: torch.dtype) -> Tensor:
         return _view(data, start, torch.uint8) != 0
     if start % dtype.itemsize:
         data, start = data[start:], 0
-    with warnings.catch_warnings():
-        # Bytes cannot be written to, and nobody does.
-        warnings.filterwarnings("ignore", "The given buffer is not writable")
-        return torch.frombuffer(data, dtype=dtype, offset=start)
+    return torch.frombuffer(data, dtype=dtype, offset=start)
