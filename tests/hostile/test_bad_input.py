@@ -180,6 +180,30 @@ def _typos(folder: Path) -> list[Any]:
     return ["compare", write_study(folder, members=[member, member], metrik="accuracy", seed=-1)]
 
 
+def _aggregate(*extra: str, clients: int = 3, bad: bool = False) -> Any:
+    """The command that aggregates clients of one model; two of them can be bad ones."""
+
+    def command(folder: Path) -> list[Any]:
+        for number in range(clients):
+            state = load_file(folder / "a.safetensors")
+            if bad and number == 0:
+                state["0.weight"] *= float("nan")
+            if bad and number > 0:
+                state["0.bias"] = torch.zeros(9)
+            save_file(state, folder / f"client{number}.safetensors")
+        files = [folder / f"client{number}.safetensors" for number in range(clients)]
+        return ["aggregate", *files, "-o", folder / "out.safetensors", *extra]
+
+    return command
+
+
+def _aggregate_from_a(*extra: str, **options: Any) -> Any:
+    def command(folder: Path) -> list[Any]:
+        return [*_aggregate(*extra, **options)(folder), "--base", folder / "a.safetensors"]
+
+    return command
+
+
 CASES = [
     Case("no models", lambda f: ["average", "-o", f / "out.safetensors"], 2, ("Missing argument", "models")),
     Case("one model", _one, 2, ("at least two", "one was given")),
@@ -238,6 +262,23 @@ CASES = [
     Case("a fusion split too small", _small_fusion_split, 3, ("12 examples, and 20",)),
     Case("a fusion head that does not exist", _training("fuse", "--head", "atention"), 2,
          ("attention",)),
+    Case("too few clients for Krum", _aggregate("--method", "krum"), 2,
+         ("at least 5 clients (2 · 1 + 3)", "3 count", "min_clients=5")),
+    Case("more malicious clients than an aggregator can bear",
+         _aggregate("--method", "bulyan", "--num-malicious", "2", clients=7), 2,
+         ("at least 11 clients (4 · 2 + 3)", "7 count", "num_malicious=1")),
+    Case("no client that can be used", _aggregate_from_a(bad=True), 2,
+         ("0 updates of at least 1 can be used", "client0", "0.weight holds 16 NaN", "client2", "0.bias is [9]")),
+    Case("a client that ends the round", _aggregate_from_a("--on-bad", "error", bad=True), 3,
+         ("the update of client1", "0.bias is [9], the server's [8]")),
+    Case("more numbers of examples than clients", _aggregate("--num-examples", "1,2,3,4"), 2,
+         ("4 numbers for 3 updates",)),
+    Case("an aggregator that does not exist", _aggregate("--method", "fedavgg"), 2,
+         ("fedavgg", "Did you mean 'fedavg'", "every merge method")),
+    Case("an aggregator without the server's model", _aggregate("--method", "fedadam"), 2,
+         ("fedadam starts from the server's model", "--base FILE")),
+    Case("names to keep that match nothing", _aggregate_from_a("--keep", "bn.*"), 2,
+         ("'bn.*'", "4 tensors", "0.bias")),
     Case("an architecture that cannot be imported", _compare(architecture="nowhere:net"), 3,
          ("nowhere",)),
 ]  # fmt: skip

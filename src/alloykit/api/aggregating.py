@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from alloykit.api.inputs import files_of, is_path, sources_of, target_file
 from alloykit.api.planning import DIGESTS
@@ -23,9 +23,13 @@ from alloykit.execution.results import in_form_of
 from alloykit.federation.checks import Checks
 from alloykit.federation.choosing import as_aggregator
 from alloykit.federation.contract import Aggregator, ServerState
+from alloykit.federation.holding import in_one_line
 from alloykit.federation.round import Round
 from alloykit.federation.update import RoundRecord, Update
 from alloykit.types import Checkpoint, TensorSpec
+
+AT_HAND = (Mapping, Sequence, nn.Module)
+"""Updates that are all there at once, rather than coming one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +72,9 @@ def aggregate(
         server: The model that the clients started from, in any form that ``merge`` takes; None
             for aggregators that do without (fedavg, median, krum, ...).
         updates: One model per client: a mapping from client to model, a sequence, or anything
-            iterable of models or ``Update``. What is iterated over is held in memory up to 1 GiB
-            and beyond that in temporary files; for aggregators that are sums, with ``checks`` that
-            do not compare clients, one client at a time.
+            iterable of models or ``Update``. What comes one by one is copied, in memory up to
+            1 GiB and beyond that to temporary files; for aggregators that are sums, with
+            ``checks`` that do not compare clients, it is added up instead, and nothing is kept.
         method: Name of an aggregator, of a merge method, or an aggregator.
         num_examples: Examples of each client, in order or by name. Aggregators that average use
             them as weights; without them all count the same.
@@ -103,23 +107,28 @@ def aggregate(
     if target is not None:
         check_target(target, overwrite, files_of([server]))
     origin = None if server is None else _opened(server, trust_pickle)
-    there = isinstance(updates, Sequence | Mapping)
+    there = isinstance(updates, AT_HAND)
     round_ = Round(
         origin, aggregator, state=state, checks=limits, keep=keep,
         memory_limit=None if there else MEMORY_LIMIT,
     )  # fmt: skip
-    form, models = server, dict[str, Any]()
+    models, digests = dict[str, Any](), dict[str, str]()
     for update in _updates(updates, num_examples):
-        form = update.model if form is None else form
-        if target is not None:
-            models[str(update.client)] = update.model
+        client, stays = str(update.client), there or is_path(update.model)
         try:
-            round_.add(_given(update, trust_pickle))
+            refused = round_.add(_given(update, trust_pickle))
         except CheckpointError as error:
-            round_.leave_out(update.client, str(error).partition("\n")[0])
+            round_.leave_out(client, refused := in_one_line(error))
+        if not refused and (stays or not models):
+            models[client] = update.model
+        if not refused and not stays and target is not None:
+            # What comes one by one may be trained on by the time that the round ends.
+            digests[client] = _digest(update.model, client)
     if target is not None:
-        return _written(round_, target, models, server, overwrite, aggregator)
+        return _written(round_, target, models, digests, server, overwrite, aggregator)
     found = round_.close()
+    counts = [each.client for each in found.record.counted if each.client in models]
+    form = models[counts[0]] if server is None and counts else server
     return Aggregation(in_form_of(form, found.tensors), found.state, found.record)
 
 
@@ -132,25 +141,31 @@ def _updates(
     num_examples: Sequence[float] | Mapping[str, float] | None,
 ) -> Iterator[Update]:
     """The updates with the names of their clients and their numbers of examples."""
-    if isinstance(updates, Mapping | Sequence):
-        updates = several(updates)
-        names = list(updates) if isinstance(updates, Mapping) else _names(updates)
-        _check_count(num_examples, names)
-        named: Iterable[tuple[Any, Any]] = zip(names, sources_of(updates), strict=True)
+    if isinstance(updates, AT_HAND):
+        models = several(updates)
+        names = list(models) if isinstance(models, Mapping) else _names(models)
+        pairs = zip(names, sources_of(models), strict=True)
+        every: Iterable[Update] = [_as_update(model, str(name)) for name, model in pairs]
+        _check_count(num_examples, [str(update.client) for update in every])
     else:
         if num_examples is not None and not isinstance(num_examples, Mapping):
             raise InvalidParameter(
                 "Updates that come one by one say themselves how many examples they have: give "
                 "Update(client, model, num_examples=...), or num_examples by client."
             )
-        named = ((f"client {number}", each) for number, each in enumerate(updates, start=1))
-    for place, (name, model) in enumerate(named):
-        update = model if isinstance(model, Update) else Update(str(name), model)
-        if num_examples is not None:
-            key = update.client if isinstance(num_examples, Mapping) else place
-            count = num_examples.get(key) if isinstance(key, str) else num_examples[key]  # type: ignore[union-attr,index]
-            update = replace(update, num_examples=count)
-        yield update
+        every = (_as_update(each, f"client {number}") for number, each in enumerate(updates, 1))
+    for place, update in enumerate(every):
+        if isinstance(num_examples, Mapping):
+            count = num_examples.get(str(update.client), update.num_examples)
+            yield replace(update, num_examples=count)
+        elif num_examples is not None:
+            yield replace(update, num_examples=num_examples[place])
+        else:
+            yield update
+
+
+def _as_update(model: Any, name: str) -> Update:
+    return model if isinstance(model, Update) else Update(name, model)
 
 
 def _names(models: Sequence[Any]) -> list[str]:
@@ -182,11 +197,11 @@ def _given(update: Update, trust_pickle: bool) -> Update:
 
 
 def _written(
-    round_: Round, target: Path, updates: Mapping[str, Any], server: Any, overwrite: bool,
-    aggregator: Aggregator,
+    round_: Round, target: Path, models: Mapping[str, Any], digests: Mapping[str, str],
+    server: Any, overwrite: bool, aggregator: Aggregator,
 ) -> Aggregation:  # fmt: skip
     """Close a round into a file that says which models it was made of."""
-    every = [*updates.values(), *([] if server is None else [server])]
+    every = [*models.values(), *([] if server is None else [server])]
 
     def write(
         specs: Mapping[str, TensorSpec],
@@ -194,7 +209,7 @@ def _written(
         record: RoundRecord,
     ) -> None:
         names = [each.client for each in record.counted]
-        inputs = {name: _digest(updates[name], name) for name in names}
+        inputs = {name: digests.get(name) or _digest(models[name], name) for name in names}
         inputs |= {} if server is None else {"server": _digest(server, "server")}
         metadata = provenance(
             inputs=inputs,

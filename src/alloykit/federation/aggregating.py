@@ -26,8 +26,8 @@ def aggregate_updates(
 
     Args:
         server: The model that the clients started from, or None.
-        updates: At least one. A list is used where it lies; what comes one by one is kept beyond
-            ``memory_limit`` bytes in temporary files.
+        updates: A list is used where it lies; what comes one by one is copied, beyond
+            ``memory_limit`` bytes to temporary files.
         aggregator: How to combine.
         state: What the server kept from the last round.
         checks: Which updates count.

@@ -88,12 +88,13 @@ def mean_near_median(rows: list[Tensor], kept: int) -> Tensor:
     first = _first_kept(rows, kept, median)
     total = torch.zeros_like(median)
     for position, row in enumerate(rows):
-        offset = row - median
+        offset = median - row
         # In the middle every value counts, whatever is left out at the ends.
         if not count - kept <= position < kept:
             offset.mul_((first <= position) & (first > position - kept))
         total.add_(offset)
-    return total.div_(kept).add_(median)
+    # Taken off, because -0.0 + 0.0 is 0.0.
+    return median.sub_(total.div_(kept))
 
 
 def _first_kept(rows: list[Tensor], kept: int, median: Tensor) -> Tensor:

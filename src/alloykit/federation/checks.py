@@ -20,6 +20,10 @@ OnBad = Literal["leave_out", "error"]
 ASKED = {"steps": "number of local steps", "loss": "loss of the server's model on its data"}
 """Numbers that some aggregators ask of every client."""
 
+LEAST, MOST = 1e-100, 1e100
+"""Between these are the numbers that clients may claim: sums and products of others leave the range
+of floats."""
+
 
 @dataclass(frozen=True)
 class Checks:
@@ -32,15 +36,16 @@ class Checks:
         on_bad: "leave_out" goes on without a bad update, and the round's record says why it does
             not count; "error" ends the round.
         min_clients: Quorum: fewer updates that count leave the server's model as it is, at least 1.
-        values: Whether NaN and infinities are looked for. Without it, and without limits of
-            norms, an aggregation that is a sum takes about a third less time, and one client can
-            spoil the model.
+        values: Whether NaN and infinities are looked for, and absurd norms. Without it and
+            without ``max_norm`` an aggregation that is a sum takes about a third less time, and
+            one client can spoil the model.
         max_examples: Largest number of examples that a client may claim; None for no limit.
         examples_ratio: The same as a multiple of the median of all claims; None for no limit. The
             default 1000 only stops absurd claims.
         max_norm: Longest delta (2-norm over all averaged tensors); None for no limit.
-        norm_ratio: The same as a multiple of the median of all deltas; None for no limit. The
-            default 100 only stops absurd ones; robust aggregators stop the others.
+        norm_ratio: The same as a multiple of the median of all deltas, where norms are measured;
+            None for no limit. The default 100 only stops absurd ones; robust aggregators stop the
+            others.
         dtypes: "exact" asks for the server's dtypes, "kind" takes floats of any precision.
 
     Raises:
@@ -75,10 +80,14 @@ class Checks:
         if lines := [line for line in wrong if line]:
             raise InvalidParameter(f"Updates cannot be checked by these limits:\n{listing(lines)}")
 
-    @property
-    def compares(self) -> bool:
+    def measures(self, aggregator: Aggregator) -> bool:
+        """Whether lengths of deltas are measured, and values looked at with them."""
+        return self.values or self.max_norm is not None or "norm" in aggregator.asks
+
+    def compares(self, aggregator: Aggregator) -> bool:
         """Whether an update's limits depend on the others."""
-        return self.examples_ratio is not None or (self.values and self.norm_ratio is not None)
+        of_examples = self.examples_ratio is not None and "num_examples" in aggregator.asks
+        return of_examples or (self.norm_ratio is not None and self.measures(aggregator))
 
     def to_json(self) -> dict[str, Any]:
         """All limits as JSON values; ``Checks.of`` takes them back."""
@@ -100,6 +109,9 @@ class Checks:
         return cls(**limits)
 
 
+LONGEST = 40
+"""Characters of what a client says that its reason repeats."""
+
 LIMITS = ("max_examples", "examples_ratio", "max_norm", "norm_ratio")
 
 
@@ -114,18 +126,18 @@ def claims(update: Update, aggregator: Aggregator, checks: Checks, current: int)
     """
     count = update.num_examples
     if count is not None:
-        if not is_number(count) or not math.isfinite(count) or count <= 0:
-            return f"it says that it has {count!r} examples"
-        if checks.max_examples is not None and count > checks.max_examples:
+        if not _believable(count):
+            return f"it says that it has {_said(count)} examples"
+        if checks.max_examples is not None and float(count) > checks.max_examples:
             return f"it says that it has {count:g} examples, over the limit {checks.max_examples:g}"
     for name, what in ASKED.items():
         value = getattr(update, name)
         if name in aggregator.asks and value is None:
             return f"{aggregator.name} asks for its {what}, and it gives none"
-        if value is not None and (not is_number(value) or not math.isfinite(value) or value < 0):
-            return f"its {what} is {value!r}"
-    if "steps" in aggregator.asks and update.steps == 0:
-        return "it took no local step"
+        if name in aggregator.asks and name == "steps" and value == 0:
+            return "it took no local step"
+        if value is not None and value != 0 and not _believable(value):
+            return f"its {what} is {_said(value)}"
     if "control" in aggregator.asks and update.control is None:
         return f"{aggregator.name} asks for the change of its control variate, and it gives none"
     return _age(update, aggregator, current)
@@ -144,11 +156,27 @@ def exceeds(values: Sequence[float | None], ratio: float | None) -> list[bool]:
     return [value is not None and value > limit > 0 for value in values]
 
 
+def _believable(value: object) -> bool:
+    try:
+        return is_number(value) and LEAST <= float(value) <= MOST
+    except OverflowError:
+        return False
+
+
+def _said(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:
+        # Python does not write out whole numbers of thousands of digits.
+        text = "a number of thousands of digits"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
 def _age(update: Update, aggregator: Aggregator, current: int) -> str:
     if update.round is None:
         return ""
     if not is_whole(update.round) or update.round > current or update.round < 1:
-        return f"it is of round {update.round!r}, and this is round {current}"
+        return f"it is of round {_said(update.round)}, and this is round {current}"
     if update.round == current:
         return ""
     if "staleness" not in aggregator.asks:

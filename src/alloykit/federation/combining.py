@@ -14,9 +14,10 @@ from alloykit.errors import CheckpointError
 from alloykit.execution.plan import plan_merge
 from alloykit.execution.run import merge_in_memory
 from alloykit.federation.checks import Checks, exceeds
-from alloykit.federation.contract import Blocks, Gram, Merge, Reports, Rule, Sum
+from alloykit.federation.contract import Aggregator, Blocks, Gram, Merge, Reports, Rule, Sum
 from alloykit.federation.values import Source, Values
-from alloykit.numerics import unusable_values
+from alloykit.numerics import compute_dtype, unusable_values
+from alloykit.types import Checkpoint, TensorSpec
 
 ONE = 1e-12
 """How far from one a sum of coefficients may be that is one but for rounding."""
@@ -44,9 +45,8 @@ def combine(
     rule: Rule,
     reports: Reports,
     checks: Checks,
+    aggregator: Aggregator,
     *,
-    measured: bool,
-    stepped: bool,
     at_once: bool = True,
 ) -> Combined:
     """Combine the clients by a rule, unless some hold what must not be combined.
@@ -56,18 +56,20 @@ def combine(
         rule: What combines them.
         reports: One per client.
         checks: Limits of norms, and whether values are checked.
-        measured: Whether the rule asks for norms.
-        stepped: Whether a server's step follows, which wants small changes in all their digits.
+        aggregator: Whose rule it is, and what it asks for.
         at_once: Whether the combined model may be in memory as a whole.
     """
-    if isinstance(rule, Sum) and not measured and (at_once or not checks.values):
-        return _summed_at_once(values, rule, reports, checks, stepped)
+    measured = checks.measures(aggregator)
+    if isinstance(rule, Sum) and "norm" not in aggregator.asks and (at_once or not measured):
+        # A step wants small changes in all their digits.
+        exact = aggregator.step is not None
+        return _summed_at_once(values, rule, reports, checks, measured=measured, exact=exact)
     if isinstance(rule, Gram) or (isinstance(rule, Blocks) and rule.chosen is not None):
         products = values.products()
         squares: Sequence[float] = np.diagonal(products).tolist()
     else:
         products = np.empty((0, 0))
-        squares = values.squares() if checks.values or measured else []
+        squares = values.squares() if measured else []
     reports, bad = looked_at(values, reports, squares, checks)
     if bad:
         return Combined(_nothing, None, reports, bad)
@@ -77,20 +79,51 @@ def combine(
         if rule.chosen is not None:
             values = values.only(rule.chosen(products, reports))
         return Combined(lambda name: values.blockwise(name, rule.combine), None, reports)
-    given = rule.coefficients(reports) if isinstance(rule, Sum) else None
-    factors = list(rule.coefficients(products, reports)) if isinstance(rule, Gram) else given
-    assert factors is not None
+    if isinstance(rule, Sum):
+        if bad := boundless(rule, reports):
+            return Combined(_nothing, None, reports, bad)
+        factors: Sequence[float] = finite(rule.coefficients(reports))
+    else:
+        factors = finite(rule.coefficients(products, reports))
     return Combined(lambda name: values.combination(name, factors), factors, reports)
 
 
+def boundless(rule: Sum, reports: Reports) -> dict[int, str]:
+    """Whose numbers give a factor outside the range of floats."""
+    bad = {}
+    for position, report in enumerate(reports):
+        try:
+            if math.isfinite(rule.factor(report)):
+                continue
+        except (OverflowError, ZeroDivisionError):
+            pass
+        bad[position] = "the numbers that it gives are too large or too small to count with"
+    return bad
+
+
+def finite(factors: Sequence[float]) -> list[float]:
+    """The factors, where all are numbers.
+
+    Raises:
+        CheckpointError: Some are not: then nothing can be combined with them.
+    """
+    if all(map(math.isfinite, factors)):
+        return list(factors)
+    raise CheckpointError(
+        "The clients cannot be combined: with the numbers that they give, no client has a weight."
+    )
+
+
 def _summed_at_once(
-    values: Values, rule: Sum, reports: Reports, checks: Checks, stepped: bool
+    values: Values, rule: Sum, reports: Reports, checks: Checks, *, measured: bool, exact: bool
 ) -> Combined:
     """Sum and measure in one pass: what must be left out is rare, and then the sum is made anew."""
-    factors = rule.coefficients(reports)
-    if not checks.values:
+    if bad := boundless(rule, reports):
+        return Combined(_nothing, None, reports, bad)
+    factors = finite(rule.coefficients(reports))
+    if not measured:
         is_mean = abs(math.fsum(factors) - 1.0) < ONE and min(factors) >= 0.0
-        combined = values.mean if is_mean and not stepped else values.combination
+        combined = values.mean if is_mean and not exact else values.combination
         return Combined(lambda name: combined(name, factors), factors, reports)
     squares = [0.0] * len(reports)
     sums = {name: values.combination(name, factors, squares) for name in values.structure.averaged}
@@ -132,22 +165,24 @@ def looked_at(
 
 def unusable(values: Values, source: Source) -> str:
     """The first tensor of a client that holds what is not finite; "" where there is none."""
-    for name in values.structure.averaged:
-        if wrong := unusable_values(source.checkpoint.read(name)):
+    structure = values.structure
+    for name in structure.averaged:
+        held = source.checkpoint.read(name)
+        if wrong := unusable_values(held.to(compute_dtype(structure.specs[name].dtype))):
             return f"{shown(name)} holds {wrong}"
     return ""
 
 
 def _merged(values: Values, rule: Merge) -> dict[str, Tensor]:
     """All averaged tensors by a merge method of the engine, in the compute dtype."""
-    if any(source.delta for source in values.sources):
-        raise CheckpointError(
-            f"The merge method {rule.method} takes whole models, and some updates hold changes."
-        )
     structure = values.structure
-    members = [_Renamed(source) for source in values.sources]
-    plan = plan_merge(members, rule.method, dict(rule.parameters), base=values.server)
-    merged = merge_in_memory(plan, members, values.server)
+    if not structure.averaged:
+        return {}
+    members = [_Averaged(s.checkpoint, s.client, structure.averaged) for s in values.sources]
+    server = values.server
+    base = None if server is None else _Averaged(server, server.id, structure.averaged)
+    plan = plan_merge(members, rule.method, dict(rule.parameters), base=base)
+    merged = merge_in_memory(plan, members, base)
     return {
         name: merged[name].to(
             structure.wide(name).to_complex() if merged[name].is_complex() else structure.wide(name)
@@ -156,13 +191,17 @@ def _merged(values: Values, rule: Merge) -> dict[str, Tensor]:
     }
 
 
-class _Renamed:
-    """An update under its client's name, which randomness goes by."""
+class _Averaged:
+    """The averaged tensors of a model, under its client's name, which randomness goes by."""
 
-    def __init__(self, source: Source) -> None:
-        self.id = source.client
-        self.metadata = source.checkpoint.metadata
-        self.specs, self.read = source.checkpoint.specs, source.checkpoint.read
+    def __init__(self, checkpoint: Checkpoint, id: str, names: Sequence[str]) -> None:
+        self.id = id
+        self.metadata, self.read = checkpoint.metadata, checkpoint.read
+        specs = checkpoint.specs()
+        self._specs = {name: specs[name] for name in names}
+
+    def specs(self) -> dict[str, TensorSpec]:
+        return self._specs
 
 
 def _nothing(name: str) -> Tensor:

@@ -54,7 +54,7 @@ class ServerState:
     """What the server keeps from round to round.
 
     Attributes:
-        round: Rounds that ended with a new model.
+        round: Rounds that ended, with a new model or not.
         numbers: By name.
         tensors: Slot -> name of a tensor of the model -> tensor.
     """
@@ -66,20 +66,20 @@ class ServerState:
 
 @dataclass(frozen=True)
 class Sum:
-    """server + scale · Σ factorᵢ · (clientᵢ - server): one client at a time, in any order.
+    """server + Σ factorᵢ · (clientᵢ - server) / divisor: one client at a time, in any order.
 
     Attributes:
         factor: Of one update, from its own report.
-        scale: Of the sum, from all reports.
+        divisor: Of the sum, from all reports. A divisor, because n/(3·n) is 1/3 to the bit.
     """
 
     factor: Callable[[Report], float]
-    scale: Callable[[Reports], float]
+    divisor: Callable[[Reports], float]
 
     def coefficients(self, reports: Reports) -> list[float]:
-        """Scale · factorᵢ of every client."""
-        scale = self.scale(reports)
-        return [scale * self.factor(report) for report in reports]
+        """What the delta of every client is multiplied with."""
+        divisor = self.divisor(reports)
+        return [self.factor(report) / divisor for report in reports]
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,7 @@ class Given:
         round: Number of this round, from 1.
         clients: Number of clients that counted.
         numbers: The state's numbers, before this round.
+        total: Sum of what the clients' deltas were multiplied with; 1 where no such number exists.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Given:
     round: int
     clients: int
     numbers: Mapping[str, float]
+    total: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from alloykit.checkpoints.wording import shown
 from alloykit.federation.structure import Structure
+from alloykit.numerics import compute_dtype, promoted
 
 SLOT = "control"
 
@@ -21,6 +22,11 @@ def misfit_of_control(control: Mapping[str, Tensor], structure: Structure) -> st
     for name, change in control.items():
         if name not in structure.averaged:
             return f"its control variate has {shown(name)}, which is not averaged"
+        if (
+            not isinstance(change, Tensor)
+            or change.is_complex() != structure.specs[name].dtype.is_complex
+        ):
+            return f"its control variate's {shown(name)} is no tensor of numbers like the model's"
         if tuple(change.shape) != structure.specs[name].shape:
             return f"its control variate's {shown(name)} is {list(change.shape)}"
         if not bool(torch.isfinite(change).all()):
@@ -40,9 +46,10 @@ def moved(
     names = dict.fromkeys(name for change in changes for name in change)
     found = dict(before)
     for name in names:
-        given = [change[name].double() for change in changes if name in change]
-        total = torch.stack(given).sum(0) * (factor / len(changes))
-        summed = found[name].double() + total if name in found else total
-        wide = any(change[name].dtype == torch.float64 for change in changes if name in change)
-        found[name] = summed.to(torch.float64 if wide else torch.float32)
+        given = [change[name] for change in changes if name in change]
+        wide = promoted(compute_dtype(tensor.dtype) for tensor in given)
+        exact = torch.promote_types(wide, torch.float64)
+        total = torch.stack([tensor.to(exact) for tensor in given]).sum(0)
+        total *= factor / len(changes)
+        found[name] = (found[name].to(exact) + total if name in found else total).to(wide)
     return found

@@ -97,10 +97,10 @@ def dp_fixed_clipping(
 def equal_and_clipped(method: str, clip_norm: float, clients_per_round: float | None) -> Sum:
     """The sum of clipped changes over the number of clients, that which came or that expected."""
 
-    def scale(reports: Reports) -> float:
-        return 1.0 / (clients_per_round or len(reports))
+    def divisor(reports: Reports) -> float:
+        return clients_per_round or len(reports)
 
-    return Sum(factor=lambda report: clipped(report, clip_norm, method), scale=scale)
+    return Sum(factor=lambda report: clipped(report, clip_norm, method), divisor=divisor)
 
 
 def limits_of_noise(clients_per_round: float | None, seed: int | None) -> list[str | None]:

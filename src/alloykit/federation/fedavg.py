@@ -35,6 +35,6 @@ def fedavg() -> Parts:
     return Parts(
         Sum(
             factor=lambda report: report.num_examples,
-            scale=lambda reports: 1.0 / sum(report.num_examples for report in reports),
+            divisor=lambda reports: sum(report.num_examples for report in reports),
         )
     )

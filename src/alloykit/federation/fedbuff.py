@@ -53,7 +53,7 @@ def fedbuff(exponent: float = 0.5, server_learning_rate: float = 1.0) -> Parts:
     return Parts(
         Sum(
             factor=lambda report: float((1.0 + report.staleness) ** -exponent),
-            scale=lambda reports: 1.0 / len(reports),
+            divisor=len,
         ),
         step=longer_steps(server_learning_rate),
     )

@@ -55,7 +55,7 @@ def fednova() -> Parts:
         a proximal term takes the plain number of steps for τ.
     """
     step = Step(change=lambda given: (given.combined, {}), buffers=averaged)
-    return Parts(Sum(factor=_per_step, scale=_mean_steps), step=step)
+    return Parts(Sum(factor=_per_step, divisor=_examples_per_step), step=step)
 
 
 def averaged(given: Given) -> Tensor:
@@ -74,9 +74,9 @@ def _per_step(report: Report) -> float:
     return report.num_examples / _steps(report)
 
 
-def _mean_steps(reports: Reports) -> float:
+def _examples_per_step(reports: Reports) -> float:
     total = sum(report.num_examples for report in reports)
-    return sum(report.num_examples * _steps(report) for report in reports) / total / total
+    return total * total / sum(report.num_examples * _steps(report) for report in reports)
 
 
 def _steps(report: Report) -> float:

@@ -32,6 +32,8 @@ class Ending:
         aggregator: Whose step it is.
         state: What the server kept.
         clients: Number of clients that count.
+        looked_at: Whether NaN and infinities in the new model are an error.
+        total: See ``Given``.
     """
 
     structure: Structure
@@ -41,6 +43,8 @@ class Ending:
     aggregator: Aggregator
     state: ServerState
     clients: int
+    looked_at: bool = True
+    total: float = 1.0
 
     def specs(self) -> dict[str, TensorSpec]:
         """Name -> shape, dtype and place of everything that ``tensors`` gives."""
@@ -69,7 +73,7 @@ class Ending:
 
     def _rounded(self, name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
         made = value.to(dtype)
-        if dtype != value.dtype and (wrong := unusable_values(made)):
+        if (self.looked_at or dtype != value.dtype) and (wrong := unusable_values(made)):
             raise CheckpointError(
                 f"The new {shown(name)} is outside the range of {dtype}: {wrong}."
             )
@@ -79,13 +83,23 @@ class Ending:
         value, step = self.combined(name), self.aggregator.step
         if step is None or self.server is None:
             return value
-        kept = {slot: values[name] for slot, values in slots.items() if name in values}
-        own = self.server.read(name).to(value.dtype)
+        kept = {slot: as_real(values[name]) for slot, values in slots.items() if name in values}
+        own = as_real(self.server.read(name).to(value.dtype))
         number, numbers = self.state.round + 1, self.state.numbers
-        given = Given(name, own, value, kept, number, self.clients, numbers)
+        given = Given(name, own, as_real(value), kept, number, self.clients, numbers, self.total)
         if is_statistic(name):
-            return value if step.buffers is None else step.buffers(given)
-        value, keeps = step.change(given)
+            return value if step.buffers is None else as_was(step.buffers(given), value)
+        stepped, keeps = step.change(given)
         for slot, tensor in keeps.items():
-            slots.setdefault(slot, {})[name] = tensor
-        return value
+            slots.setdefault(slot, {})[name] = as_was(tensor, value)
+        return as_was(stepped, value)
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """A step sees complex numbers as pairs of real ones, as torch's optimizers do."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def as_was(tensor: Tensor, like: Tensor) -> Tensor:
+    """The complex tensor of these pairs, where the other one is complex."""
+    return torch.view_as_complex(tensor.contiguous()) if like.is_complex() else tensor

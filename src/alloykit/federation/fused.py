@@ -37,8 +37,8 @@ def _sum_of_deltas(
                 torch.sub(raws[i][start:stop], base, out=change)
                 if measured:
                     squares[i] += float(torch.dot(change, change))
-                summed.add_(change, alpha=factors[i])
-        torch.add(base, summed, out=out[start:stop])
+                summed.sub_(change, alpha=factors[i])
+        torch.sub(base, summed, out=out[start:stop])
     return squares
 
 

@@ -42,6 +42,6 @@ def norm_clipping(max_norm: float) -> Parts:
     return Parts(
         Sum(
             factor=lambda report: report.num_examples * clipped(report, max_norm, "norm_clipping"),
-            scale=lambda reports: 1.0 / sum(report.num_examples for report in reports),
+            divisor=lambda reports: sum(report.num_examples for report in reports),
         )
     )

@@ -55,14 +55,14 @@ def qfedavg(client_learning_rate: float, q: float = 0.1) -> Parts:
     def factor(report: Report) -> float:
         return steepness * float(_loss(report) ** q)
 
-    def scale(reports: Reports) -> float:
-        return 1.0 / sum(factor(report) + curvature(report) for report in reports)
+    def divisor(reports: Reports) -> float:
+        return sum(factor(report) + curvature(report) for report in reports)
 
     def curvature(report: Report) -> float:
         norm = known(report.norm, "norm", report.client, "qfedavg")
         return q * float(_loss(report) ** (q - 1.0)) * (steepness * norm) ** 2
 
-    return Parts(Sum(factor, scale))
+    return Parts(Sum(factor, divisor))
 
 
 def _loss(report: Report) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,18 +12,21 @@ from torch import Tensor
 from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.checkpoints.wording import counted, shown
 from alloykit.data.storage import MEMORY_LIMIT
-from alloykit.errors import AlloyError, DataError, MissingInput
+from alloykit.errors import AlloyError, CheckpointError, DataError, MissingInput
 from alloykit.federation.checks import Checks, claims, exceeds
-from alloykit.federation.combining import Combined, combine, looked_at
-from alloykit.federation.contract import Aggregator, Report, ServerState, Sum
+from alloykit.federation.combining import Combined, boundless, combine, finite, looked_at
+from alloykit.federation.contract import Aggregator, Merge, Report, ServerState, Sum
 from alloykit.federation.controls import SLOT, misfit_of_control, moved
 from alloykit.federation.finishing import Ending, Slots
-from alloykit.federation.holding import in_memory, on_disk, size
+from alloykit.federation.holding import copied, in_memory, in_one_line, size, unreadable
 from alloykit.federation.running_sum import RunningSum
+from alloykit.federation.server_state import refuse_other_state
 from alloykit.federation.structure import (
+    Structure,
     common_structure,
     disagreement,
     misfit,
+    refuse_globs,
     resolved,
     structure_of,
 )
@@ -59,8 +63,9 @@ class Round:
     The result does not depend on the order in which updates come: they are combined in the order
     of the clients' names. Where the aggregator is a sum and no limit compares clients with each
     other, each update is added up as it comes and dropped (in float64, so that the order does not
-    show in float32). Otherwise updates are kept to the end of the round; beyond ``memory_limit``
-    bytes, in temporary files.
+    show in float32). Otherwise updates are copied, for a client may train on in the same memory,
+    and kept to the end of the round; beyond ``memory_limit`` bytes, in temporary files. Files are
+    read where they lie.
 
     Args:
         server: The model that the clients started from: whatever ``open_checkpoint`` takes; None
@@ -71,10 +76,12 @@ class Round:
         keep: Globs of tensors that are not aggregated: the server's stay as they are, and clients
             need not send them (FedBN keeps the normalisation layers to each client).
         memory_limit: Bytes of updates that are kept in memory; None leaves all where they are, and
-            adds nothing up before the end.
+            adds nothing up before the end: they must not change until then.
 
     Raises:
         MissingInput: The aggregator needs the server's model, and it was not given.
+        InvalidParameter: A glob that matches no tensor.
+        CheckpointError: A server that cannot be read, or a state of another model.
 
     Example:
         >>> import torch
@@ -102,16 +109,25 @@ class Round:
         self._aggregator = aggregator
         self._state, self._checks = state or ServerState(), checks or Checks()
         self._room = memory_limit
+        kept = (keep,) if isinstance(keep, str) else keep
+        self._structure: Structure | None = None
         if self._server is None:
-            _refuse_without_server(aggregator, keep)
-        self._structure = None if self._server is None else structure_of(self._server, keep)
+            _refuse_without_server(aggregator, kept)
+        else:
+            refuse_globs(kept, self._server)
+            refuse_other_state(self._state, self._server)
+            self._structure = structure_of(self._server, kept)
         self._rule = aggregator.rule(self._state)
+        self._weighs = "num_examples" in aggregator.asks
         self._taken: dict[str, Taken] = {}
         self._left: list[LeftOut] = []
-        self._sum: RunningSum | None = None
-        one_by_one = memory_limit is not None and not self._checks.compares
-        if isinstance(self._rule, Sum) and one_by_one and self._structure and self._server:
-            self._sum = RunningSum(self._structure, self._server)
+        one_by_one = memory_limit is not None and not self._checks.compares(aggregator)
+        known = self._structure is not None
+        # One of clients that say how many examples they have, and one of those that do not: which
+        # of them counts is known at the end.
+        self._sums: dict[bool, RunningSum] | None = None
+        if isinstance(self._rule, Sum) and one_by_one and known:
+            self._sums = {}
 
     @property
     def number(self) -> int:
@@ -141,9 +157,10 @@ class Round:
         """
         self._left.append(LeftOut(str(client), reason))
         if self._checks.on_bad == "error":
+            end = "" if reason.endswith((".", "?")) else "."
             raise DataError(
                 f"Round {self.number} ended, because the update of {shown(client)} cannot be used: "
-                f'{reason}. Checks(on_bad="leave_out") goes on without it.'
+                f'{reason}{end} Checks(on_bad="leave_out") goes on without it.'
             )
 
     def close(self, write: Write | None = None) -> Aggregated:
@@ -159,17 +176,30 @@ class Round:
             CheckpointError: The result is outside the range of its dtype.
         """
         with one_thread_each():
-            self._compare_clients()
-            while len(self._taken) >= self._checks.min_clients:
-                taken = [self._taken[client] for client in sorted(self._taken)]
-                found = self._combined(taken, at_once=write is None)
-                if not found.bad:
-                    return self._new_model(taken, found, write)
-                for position, reason in sorted(found.bad.items()):
-                    client = taken[position].report.client
-                    del self._taken[client]
-                    self.leave_out(client, reason)
-            return self._old_model()
+            while True:
+                try:
+                    return self._closed(write)
+                except (CheckpointError, OSError):
+                    # What can be opened may still turn out to be damaged, or to be gone.
+                    if not (bad := self._unreadable()):
+                        raise
+                    self._leave_out_all(bad)
+
+    def _closed(self, write: Write | None) -> Aggregated:
+        self._compare_clients()
+        while len(self._taken) >= self._checks.min_clients:
+            taken = [self._taken[client] for client in sorted(self._taken)]
+            found = self._combined(taken, at_once=write is None)
+            if not found.bad:
+                return self._new_model(taken, found, write)
+            self._leave_out_all({taken[i].report.client: why for i, why in found.bad.items()})
+        return self._old_model()
+
+    def _unreadable(self) -> dict[str, str]:
+        """Whose tensors cannot be read, and why."""
+        every = {client: taken.source for client, taken in self._taken.items()}
+        found = {c: unreadable(source.checkpoint) for c, source in every.items() if source}
+        return {client: why for client, why in found.items() if why}
 
     def _reason_against(self, update: Update) -> str:
         client = str(update.client)
@@ -181,7 +211,7 @@ class Round:
             opened = open_checkpoint(update.model, name=client)
             reason = self._misfit(update, opened)
         except (AlloyError, OSError) as error:
-            return str(error).partition("\n")[0]
+            return in_one_line(error)
         if reason:
             return reason
         report = Report(
@@ -193,12 +223,16 @@ class Round:
         )
         source = Source(client, opened, update.delta)
         taken = Taken(report, update.num_examples is not None, source, update.control)
-        if self._sum is not None:
-            return self._add_up(taken)
+        if self._sums is not None:
+            return unreadable(opened) or self._add_up(taken, self._sums)
         self._taken[client] = replace(taken, source=self._put_away(source))
         return ""
 
     def _misfit(self, update: Update, opened: Checkpoint) -> str:
+        if update.delta and self._server is None:
+            return "it holds a change of the server's model, which is not known"
+        if update.delta and isinstance(self._rule, Merge):
+            return f"it holds a change, and {self._aggregator.name} takes whole models"
         if self._structure is None or self._server is None:
             return ""
         exact = self._checks.dtypes == "exact"
@@ -209,32 +243,33 @@ class Round:
         )
 
     def _put_away(self, source: Source) -> Source:
-        """The source, copied to a file where those in memory would be too many."""
-        if self._room is None or not in_memory(source.checkpoint):
-            return source
+        """The source with a copy of its tensors, in a file where those in memory are too many."""
         known = self._structure
         names = tuple(source.checkpoint.specs()) if known is None else known.sent
-        self._room -= size(source.checkpoint, names)
-        if self._room >= 0:
+        if self._room is None or not names or not in_memory(source.checkpoint):
             return source
-        return replace(source, checkpoint=on_disk(source.checkpoint, names))
+        self._room -= size(source.checkpoint, names)
+        return replace(source, checkpoint=copied(source.checkpoint, names, on_disk=self._room < 0))
 
-    def _add_up(self, taken: Taken) -> str:
-        assert self._sum is not None
+    def _add_up(self, taken: Taken, sums: dict[bool, RunningSum]) -> str:
         assert self._structure is not None
+        assert self._server is not None
         assert isinstance(self._rule, Sum)
         report, source = taken.report, taken.source
         assert source is not None
-        if "num_examples" in self._aggregator.asks and not taken.says:
-            return "it gives no number of examples"
-        if self._checks.values or "norm" in self._aggregator.asks:
+        if self._checks.measures(self._aggregator):
             values = Values(self._structure, [source], self._server)
             (report,), bad = looked_at(values, [report], values.squares(), self._checks)
             if bad:
                 return bad[0]
-        self._sum.add(source, self._rule.factor(report))
+        if bad := boundless(self._rule, [report]):
+            return bad[0]
+        kind = taken.says or not self._weighs
+        if kind not in sums:
+            sums[kind] = RunningSum(self._structure, self._server)
+        sums[kind].add(source, self._rule.factor(report))
         agreed = self._structure.agreed
-        rest = replace(source, checkpoint=on_disk(source.checkpoint, agreed)) if agreed else None
+        rest = replace(source, checkpoint=copied(source.checkpoint, agreed)) if agreed else None
         self._taken[report.client] = replace(taken, report=report, source=rest)
         return ""
 
@@ -247,13 +282,16 @@ class Round:
             every = {source.client: source.checkpoint for source in sources}
             self._structure, odd = common_structure(every, exact=exact)
             self._leave_out_all(odd)
-        if "num_examples" not in self._aggregator.asks or self._sum is not None:
+        if not self._weighs:
             return
-        if any(taken.says for taken in self._taken.values()):
-            silent = {
-                n: "it gives no number of examples" for n, t in self._taken.items() if not t.says
-            }
-            self._leave_out_all(silent)
+        # One client that says it must not be all that counts where the others do not.
+        say = 2 * sum(taken.says for taken in self._taken.values()) >= len(self._taken)
+        why = "it gives no number of examples"
+        if not say:
+            why = "it gives a number of examples, and most clients give none"
+        self._leave_out_all({c: why for c, taken in self._taken.items() if taken.says != say})
+        if self._sums is not None:
+            return
         clients = sorted(self._taken)
         counts = [self._taken[client].report.num_examples for client in clients]
         ratio = self._checks.examples_ratio
@@ -269,18 +307,13 @@ class Round:
     def _combined(self, taken: Sequence[Taken], *, at_once: bool) -> Combined:
         assert self._structure is not None
         reports = [each.report for each in taken]
-        if self._sum is not None:
+        if self._sums is not None:
             assert isinstance(self._rule, Sum)
-            running, scale = self._sum, self._rule.scale(reports)
-            factors = self._rule.coefficients(reports)
-            return Combined(lambda name: running.combination(name, scale), factors, reports)
+            running = self._sums[taken[0].says or not self._weighs]
+            factors, divisor = finite(self._rule.coefficients(reports)), self._rule.divisor(reports)
+            return Combined(lambda name: running.combination(name, divisor), factors, reports)
         values = Values(self._structure, _sources(taken), self._server)
-        measured = "norm" in self._aggregator.asks
-        stepped = self._aggregator.step is not None
-        return combine(
-            values, self._rule, reports, self._checks,
-            measured=measured, stepped=stepped, at_once=at_once,
-        )  # fmt: skip
+        return combine(values, self._rule, reports, self._checks, self._aggregator, at_once=at_once)
 
     def _new_model(
         self, taken: Sequence[Taken], found: Combined, write: Write | None
@@ -293,7 +326,7 @@ class Round:
         slots: Slots = {slot: dict(kept) for slot, kept in self._state.tensors.items()}
         ending = Ending(
             self._structure, self._server, found.tensor, agreed, self._aggregator, self._state,
-            len(taken),
+            len(taken), self._checks.values, math.fsum(found.coefficients or [1.0]),
         )  # fmt: skip
         record = self._counted(taken, found)
         tensors: dict[str, Tensor] = {}

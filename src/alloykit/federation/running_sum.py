@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from alloykit.federation.structure import Structure
-from alloykit.federation.values import BLOCK, Source, reader
+from alloykit.federation.values import BLOCK, Source, reader, write_delta
 from alloykit.types import Checkpoint
 
 
 class RunningSum:
-    """Σ factorᵢ · deltaᵢ, in float64.
+    """Minus Σ factorᵢ · deltaᵢ, in float64; taking it off keeps the sign of zeros.
 
     In float64 the order in which clients come changes the last digits of the sum, which do not
     show in the float32 that it is rounded to, but for one element in some hundred million.
@@ -23,7 +23,6 @@ class RunningSum:
 
     def __init__(self, structure: Structure, server: Checkpoint) -> None:
         self._structure, self._server = structure, server
-        self._factors = 0.0
         self._sums = {
             name: torch.zeros(structure.numel(name), dtype=torch.float64)
             for name in structure.averaged
@@ -31,21 +30,18 @@ class RunningSum:
 
     def add(self, source: Source, factor: float) -> None:
         """Count one client."""
-        if not source.delta:
-            self._factors += factor
         for name, total in self._sums.items():
-            read = reader(source.checkpoint, name)
+            origin, read = reader(self._server, name), reader(source.checkpoint, name)
+            room = torch.empty(min(BLOCK, len(total)), dtype=self._structure.wide(name))
             for start in range(0, len(total), BLOCK):
                 stop = min(start + BLOCK, len(total))
-                total[start:stop].add_(read(start, stop), alpha=factor)
+                delta = room[: stop - start]
+                own = origin(start, stop).to(room.dtype)
+                write_delta(read(start, stop), own, source.delta, delta)
+                total[start:stop].sub_(delta, alpha=factor)
 
-    def combination(self, name: str, scale: float) -> Tensor:
-        """Server + scale · Σ factorᵢ · deltaᵢ of one tensor, in the compute dtype."""
-        spec = self._structure.specs[name]
+    def combination(self, name: str, divisor: float) -> Tensor:
+        """Server + Σ factorᵢ · deltaᵢ / divisor of one tensor, in the compute dtype."""
         own = reader(self._server, name)(0, self._structure.numel(name)).double()
-        # What was summed are models: the server's share of each delta comes off here.
-        total = self._sums[name].mul(scale).add_(own, alpha=1.0 - scale * self._factors)
-        result = total.to(self._structure.wide(name))
-        if spec.dtype.is_complex:
-            return torch.view_as_complex(result.reshape(*spec.shape, 2))
-        return result.reshape(spec.shape)
+        result = torch.sub(own, self._sums[name] / divisor).to(self._structure.wide(name))
+        return self._structure.shaped(name, result)

@@ -59,7 +59,7 @@ def scaffold(num_clients: int, server_learning_rate: float = 1.0) -> Parts:
         return clients / num_clients
 
     return Parts(
-        Sum(factor=lambda report: 1.0, scale=lambda reports: 1.0 / len(reports)),
+        Sum(factor=lambda report: 1.0, divisor=len),
         step=longer_steps(server_learning_rate),
         control=control,
     )

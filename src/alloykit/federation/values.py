@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,11 @@ FEWEST, TOGETHER = 1 << 12, 1 << 21
 SMALLEST = 1e-30
 """Squared lengths below this are taken in float64, because float32 loses their digits."""
 
+FAR = 1e4
+"""Squared lengths over this multiple of the median are those of absurd clients."""
+
 Read = Callable[[int, int], Tensor]
+Rows = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +77,7 @@ class Values:
         """Server + Σ cᵢ·deltaᵢ of one tensor, in the compute dtype.
 
         Deltas are summed rather than models: what no client changed stays as it is to the bit, and
-        small changes keep their digits.
+        small changes keep their digits. The sum is taken off, because -0.0 + 0.0 is 0.0.
 
         Args:
             name: Of the tensor.
@@ -86,7 +91,7 @@ class Values:
         lying = self._lying(name)
         if lying is None:
             self._walk(name, coefficients, result, squares)
-            return self._shaped(name, result)
+            return self.structure.shaped(name, result)
         measured = squares is not None
         own, *raws = lying
         lengths = sum_of_deltas(raws, own, list(coefficients), result, BLOCK, measured)
@@ -94,7 +99,7 @@ class Values:
             # Lengths outside the range of float32 are measured again.
             wrong = not math.isfinite(length) or 0 < length < SMALLEST
             squares[i] += self._square(name, i) if wrong else length  # type: ignore[index]
-        return self._shaped(name, result)
+        return self.structure.shaped(name, result)
 
     def mean(self, name: str, weights: Sequence[float]) -> Tensor:
         """Σ wᵢ·clientᵢ of one tensor, for weights that sum to one, in the compute dtype.
@@ -109,7 +114,7 @@ class Values:
         so_far = list(itertools.accumulate(weights))
         steps = [weight / total for weight, total in zip(weights, so_far, strict=True)]
         running_mean(lying[1:], steps, result, BLOCK)
-        return self._shaped(name, result)
+        return self.structure.shaped(name, result)
 
     def _lying(self, name: str) -> list[Tensor] | None:
         """The server's elements and all clients', where they lie in memory in the compute dtype."""
@@ -130,11 +135,11 @@ class Values:
             change, summed = room[: stop - start], total[: stop - start].zero_()
             for i, factor in enumerate(coefficients):
                 if factor or squares is not None:
-                    _change(reads[i](start, stop), own, self.sources[i].delta, change)
+                    write_delta(reads[i](start, stop), own, self.sources[i].delta, change)
                     if squares is not None:
                         squares[i] += _square(change)
-                    summed.add_(change, alpha=factor)
-            torch.add(own, summed, out=result[start:stop])
+                    summed.sub_(change, alpha=factor)
+            torch.sub(own, summed, out=result[start:stop])
 
     def _square(self, name: str, position: int) -> float:
         """The squared length of one delta, in float64."""
@@ -156,27 +161,32 @@ class Values:
     def products(self) -> Matrix:
         """Inner products of all deltas.
 
-        They are taken of what the deltas differ from their mean by, so that distances between
+        They are taken of what the deltas differ from their centre by, so that distances between
         clients are as good where all moved far in one direction.
 
         Shapes:
             -> [client, client], float64
         """
+        total = np.zeros((len(self.sources),) * 2)
+        for name in self.structure.averaged:
+            found = self._products_of(name, self.structure.wide(name))
+            if not np.isfinite(found).all():
+                # Large numbers leave the range of float32; NaN and infinities show in float64 too.
+                found = self._products_of(name, torch.float64)
+            total += found
+        return total
+
+    def _products_of(self, name: str, wide: torch.dtype) -> Matrix:
         count = len(self.sources)
         spread, along, mean = np.zeros((count, count)), np.zeros(count), 0.0
-        for name in self.structure.averaged:
-            for changes in self._changes(name):
-                middle = changes.mean(axis=0, dtype=changes.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for changes in self._changes(name, wide):
+                middle = centre(changes)
                 changes -= middle
-                with np.errstate(over="ignore", invalid="ignore"):
-                    block = changes @ changes.T
-                if not np.isfinite(block).all():
-                    changes, middle = changes.astype(np.float64), middle.astype(np.float64)
-                    block = changes @ changes.T
-                spread += block
+                spread += changes @ changes.T
                 along += changes @ middle
                 mean += float(middle @ middle)
-        return spread + along[:, None] + along[None, :] + mean
+            return spread + along[:, None] + along[None, :] + mean
 
     def blockwise(self, name: str, combine: Callable[[TensorGroup], Tensor]) -> Tensor:
         """What a function makes of all clients' values, block by block, in the compute dtype."""
@@ -194,21 +204,23 @@ class Values:
                     blocks[i] = blocks[i] + own
             group = TensorGroup(name, clients, tuple(blocks), weights, base=own, start=start)
             result[start:stop] = combine(group)
-        return self._shaped(name, result)
+        return self.structure.shaped(name, result)
 
     def _ranges(self, numel: int) -> Iterator[tuple[int, int]]:
         size = max(FEWEST, TOGETHER // max(len(self.sources), 1))
+        size += size % 2
         return ((start, min(start + size, numel)) for start in range(0, numel, size))
 
-    def _changes(self, name: str) -> Iterator[np.ndarray[tuple[int, int], np.dtype[np.floating]]]:
-        """The deltas of one tensor, block by block: [client, element]."""
-        numel, wide = self.structure.numel(name), self.structure.wide(name)
+    def _changes(self, name: str, wide: torch.dtype) -> Iterator[Rows]:
+        """The deltas of one tensor, block by block, in the same memory: [client, element]."""
+        numel = self.structure.numel(name)
         origin, reads = self._origin(name), [self._reader(s, name) for s in self.sources]
+        size = max((stop - start for start, stop in self._ranges(numel)), default=0)
+        room = torch.empty((len(reads), size), dtype=wide)
         for start, stop in self._ranges(numel):
-            own = origin(start, stop).to(wide)
-            changes = torch.empty((len(reads), stop - start), dtype=wide)
+            own, changes = origin(start, stop).to(wide), room[:, : stop - start]
             for row, read, source in zip(changes, reads, self.sources, strict=True):
-                _change(read(start, stop), own, source.delta, row)
+                write_delta(read(start, stop), own, source.delta, row)
             yield changes.numpy()
 
     def _origin(self, name: str) -> Read:
@@ -218,11 +230,25 @@ class Values:
     def _reader(self, source: Source, name: str) -> Read:
         return reader(source.checkpoint, name)
 
-    def _shaped(self, name: str, flat: Tensor) -> Tensor:
-        spec = self.structure.specs[name]
-        if spec.dtype.is_complex:
-            return torch.view_as_complex(flat.reshape(*spec.shape, 2))
-        return flat.reshape(spec.shape)
+
+def centre(changes: Rows) -> Rows:
+    """The mean of the clients, but for those that are far longer than most.
+
+    Around a mean that one absurd client pulled away, the others would lose their digits.
+
+    Shapes:
+        changes [client, element] -> [element]
+
+    Example:
+        >>> centre(np.array([[1.0], [3.0], [2.0], [1e9]]))
+        array([2.])
+    """
+    squares = np.einsum("ij,ij->i", changes, changes).astype(np.float64)
+    known = squares[np.isfinite(squares)]
+    if not len(known):
+        return np.zeros_like(changes[0])
+    near = squares <= FAR * np.median(known)
+    return np.asarray((changes if near.all() else changes[near]).mean(axis=0))
 
 
 def reader(checkpoint: Checkpoint, name: str) -> Read:
@@ -254,7 +280,8 @@ def _flat(checkpoint: Checkpoint, name: str) -> Tensor | None:
     return (torch.view_as_real(whole) if whole.is_complex() else whole).reshape(-1)
 
 
-def _change(block: Tensor, own: Tensor, is_delta: bool, out: Tensor) -> None:
+def write_delta(block: Tensor, own: Tensor, is_delta: bool, out: Tensor) -> None:
+    """Write what a block differs from the server's by into ``out``."""
     if is_delta:
         out.copy_(block)
     elif block.dtype == out.dtype:
