@@ -67,6 +67,7 @@ def test_methods_lists_what_can_be_called():
     listed = alloykit.methods()
     assert {row["sort"] for row in listed} == {
         "merge method", "ensemble rule", "soup", "fusion head", "distillation loss",
+        "aggregator",
     }  # fmt: skip
     exponential = next(row for row in listed if row["name"] == "exponential")
     assert exponential["parameters"] == "decay: 'float' = 0.9, running: 'bool' = False"

@@ -138,7 +138,8 @@ def as_tensor(value: Any) -> Tensor:
     if not (array.flags.writeable and array.dtype.isnative):
         array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
     try:
-        return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+        whole = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+        return torch.from_numpy(whole)
     except TypeError:
         raise TypeError(f"it is a NumPy array of {array.dtype}, which torch lacks") from None
 
@@ -183,7 +184,7 @@ def _specs(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
 
 
 def _view_of(tensor: Tensor) -> tuple[Any, ...]:
-    flags = (tensor.is_conj(), tensor.is_neg(), str(tensor.device), tensor.dtype)
+    flags = (tensor.is_conj(), tensor.is_neg(), tensor.device, tensor.dtype)
     return tensor.data_ptr(), tensor.shape, tensor.stride(), *flags
 
 
