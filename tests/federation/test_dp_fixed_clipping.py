@@ -9,6 +9,7 @@ import torch
 
 from alloykit.errors import InvalidParameter
 from alloykit.federation.aggregating import aggregate_updates
+from alloykit.federation.choosing import as_aggregator
 from alloykit.federation.contract import Given, Report, ServerState
 from alloykit.federation.dp_fixed_clipping import dp_fixed_clipping
 from alloykit.federation.fedavg import fedavg
@@ -89,3 +90,14 @@ def test_wrong_parameters():
     assert [line.split("'")[1] for line in str(caught.value).splitlines()[1:]] == [
         "clip_norm", "noise_multiplier", "clients_per_round", "seed",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("of", [None, "fedavgm"])
+def test_no_client_decides_whether_another_counts(of: str | None) -> None:
+    private = {"clip_norm": 1.0, "noise_multiplier": 0.0}
+    name, given = "dp_fixed_clipping", private
+    if of is not None:
+        name, given = of, {"of": {"method": name, **private}}
+    updates = [Update(n, {"w": torch.tensor([x])}) for n, x in zip("abc", (1e-3, 1e-3, 1e6))]
+    found = aggregate_updates({"w": torch.zeros(1)}, updates, as_aggregator(name, given))
+    assert [each.client for each in found.record.counted] == ["a", "b", "c"]

@@ -173,6 +173,8 @@ class Parts:
         control: ``number of clients -> factor``: what the mean change of the clients' control
             variates is multiplied with; None where there are none.
         asks: What these parameters ask for besides what the contract says.
+        private: Whether no client may decide about another: limits of ``Checks`` that compare
+            clients do not apply.
     """
 
     rule: Rule | Callable[[ServerState], Rule]
@@ -180,6 +182,7 @@ class Parts:
     numbers: Callable[[ServerState, Reports], Mapping[str, float]] | None = None
     control: Callable[[int], float] | None = None
     asks: frozenset[Asks] = frozenset()
+    private: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ class Aggregator:
         step: What follows the rule, or None.
         numbers: Numbers that the state keeps, or None.
         control: See ``Parts``.
+        private: See ``Parts``.
     """
 
     name: str
@@ -205,6 +209,7 @@ class Aggregator:
     step: Step | None = None
     numbers: Callable[[ServerState, Reports], Mapping[str, float]] | None = None
     control: Callable[[int], float] | None = None
+    private: bool = False
 
 
 def aggregator(
@@ -250,6 +255,7 @@ def assembled(
         step=parts.step,
         numbers=parts.numbers,
         control=parts.control,
+        private=parts.private,
     )
 
 

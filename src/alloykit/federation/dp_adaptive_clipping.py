@@ -106,7 +106,7 @@ def dp_adaptive_clipping(
             count += gaussian(of_count, seed, state.round + 1, COUNT)
         return {CLIP_NORM: moved_norm(now, count / divisor, target_quantile, clip_learning_rate)}
 
-    return Parts(rule, step=noise_step(deviation, seed), numbers=numbers)
+    return Parts(rule, step=noise_step(deviation, seed), numbers=numbers, private=True)
 
 
 def moved_norm(clip_norm: float, share: float, target: float, learning_rate: float) -> float:

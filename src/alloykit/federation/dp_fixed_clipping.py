@@ -33,9 +33,8 @@ def dp_fixed_clipping(
     All clients count the same, whatever number of examples they claim: otherwise one client could
     move the sum by more than clip_norm, and the noise would not hide it. Noise is added to every
     floating tensor, statistics of BatchNorm included. Whole numbers are resolved without noise,
-    and the round's record holds true norms: neither is private. Nor may one client decide whether
-    another one counts: turn off the limits that compare them (``Checks(norm_ratio=None)``), whose
-    work the clipping does.
+    and the round's record holds true norms: neither is private. No client may decide whether
+    another one counts, so that limits of ``Checks`` that compare clients do not apply.
 
     Args:
         clip_norm: Longest change that counts in full, a 2-norm over all averaged tensors together,
@@ -91,6 +90,7 @@ def dp_fixed_clipping(
     return Parts(
         equal_and_clipped("dp_fixed_clipping", clip_norm, clients_per_round),
         step=noise_step(deviation, seed),
+        private=True,
     )
 
 

@@ -108,6 +108,8 @@ class Round:
         self._server = None if server is None else open_checkpoint(server, name="the server")
         self._aggregator = aggregator
         self._state, self._checks = state or ServerState(), checks or Checks()
+        if aggregator.private:
+            self._checks = replace(self._checks, examples_ratio=None, norm_ratio=None)
         self._room = memory_limit
         kept = (keep,) if isinstance(keep, str) else keep
         self._structure: Structure | None = None

@@ -38,6 +38,7 @@ def with_step(of: Of, change: Change) -> Parts:
         numbers=inner.numbers,
         control=inner.control,
         asks=inner.asks | {"server"},
+        private=inner.private,
     )
 
 
