@@ -51,7 +51,7 @@ def test_noise_on_every_element_has_the_deviation_of_the_norm_that_was_used():
     for name in SERVER:
         # z · C / n = 2 · 0.5 / 4
         assert (noisy[name] - clean[name]).std().item() == pytest.approx(0.25, rel=0.05)
-    again = aggregate_updates(SERVER, reversed(updates), made).tensors
+    again = aggregate_updates(SERVER, updates[::-1], made).tensors
     assert all(torch.equal(noisy[name], again[name]) for name in SERVER)
 
 
@@ -98,6 +98,8 @@ def test_no_client_decides_whether_another_counts(of: str | None) -> None:
     name, given = "dp_fixed_clipping", private
     if of is not None:
         name, given = of, {"of": {"method": name, **private}}
-    updates = [Update(n, {"w": torch.tensor([x])}) for n, x in zip("abc", (1e-3, 1e-3, 1e6))]
+    updates = [
+        Update(n, {"w": torch.tensor([x])}) for n, x in zip("abc", (1e-3, 1e-3, 1e6), strict=True)
+    ]
     found = aggregate_updates({"w": torch.zeros(1)}, updates, as_aggregator(name, given))
     assert [each.client for each in found.record.counted] == ["a", "b", "c"]
