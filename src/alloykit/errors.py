@@ -9,6 +9,7 @@ AlloyError                              exit code
 ├── InvalidRecipe(ValueError)               2   a recipe with mistakes, all listed
 ├── DataError(ValueError)                   3   splits, labels or outputs that do not fit
 │   └── DataLeak(ValueError)                3   validation and test share examples
+├── AlignmentError(ValueError)              4   a model whose units cannot be permuted
 ├── CheckpointError(ValueError)             4   a file or tensor that cannot be used
 │   ├── MismatchedCheckpoints(ValueError)   4   names, shapes or dtypes differ
 │   └── UnsafeCheckpoint(PermissionError)   4   a pickle that could run code
@@ -74,6 +75,12 @@ class DataError(AlloyError, ValueError):
 
 class DataLeak(DataError):
     """Two splits share examples."""
+
+
+class AlignmentError(AlloyError, ValueError):
+    """A model that cannot be traced, or whose permuted copy computes something else."""
+
+    exit_code = 4
 
 
 class CheckpointError(AlloyError, ValueError):
