@@ -56,9 +56,10 @@ docs: $(VENV)/ready-check ## build the documentation site, every warning an erro
 	$(BIN)/python docs/generate.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: $(VENV)/ready-check ## run the benchmarks; DATA=FOLDER holds mnist/ and fashion-mnist/, SCRATCH=FOLDER has 20 GB of room
+bench: $(VENV)/ready-check $(FLOWER)/ready ## run the benchmarks; DATA=FOLDER holds mnist/ and fashion-mnist/, SCRATCH=FOLDER has 20 GB of room
 	$(BIN)/python benchmarks/batched_members.py
 	$(BIN)/python benchmarks/weight_solvers.py
+	$(FLOWER)/bin/python benchmarks/aggregate.py
 	$(BIN)/python benchmarks/merge_accuracy.py --mergekit-python $(BIN)/python
 ifdef SCRATCH
 	$(BIN)/python benchmarks/merge_speed.py --folder $(SCRATCH) --mergekit $(BIN)
@@ -70,6 +71,8 @@ ifdef DATA
 	$(BIN)/python benchmarks/fashion_partitions.py --data $(DATA)/fashion-mnist
 	$(BIN)/python benchmarks/multitask_merging.py --data $(DATA)
 	$(BIN)/python benchmarks/trajectory_averages.py --data $(DATA)/fashion-mnist
+	$(BIN)/python benchmarks/poisoning.py --data $(DATA)/fashion-mnist
+	$(BIN)/python benchmarks/federated_fashion.py --data $(DATA)/fashion-mnist
 else
 	@echo 'the others need data: make bench DATA=FOLDER'
 endif

@@ -6,7 +6,7 @@ Run it in an environment that has Flower (``make flower`` makes one):
 
 For 10, 100 and 500 clients of 1 M parameters and 20 of 25 M it takes the same replies, as they
 arrive from the network, through Flower's own strategies and through alloykit, in turns in one
-process, one thread each. Time is processor time, the best of some rounds. Memory is what the
+process. Time is processor time on one thread, the best of some rounds. Memory is what the
 process takes at most beyond the replies, in models (one model is its parameters in float32). The
 floor is reading every reply once, by the dot product of its numbers with themselves.
 """
@@ -17,6 +17,7 @@ import argparse
 import ctypes
 import gc
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -34,11 +35,12 @@ SETTINGS = ((10, 1, 9), (100, 1, 5), (500, 1, 3), (20, 25, 3))
 LAYERS = 10
 HEAD = """# Aggregating clients
 
-Made by `python benchmarks/aggregate.py` in an environment with Flower, in one run, one thread each;
-load average {:.1f}. Processor seconds; × is the ratio to reading all replies once; models is memory
-beyond the replies; the last columns are Flower's time over ours, and how far the results are apart.
+Made by `python benchmarks/aggregate.py` in an environment with Flower, in one run; load average
+{:.1f}. Processor seconds on one thread; × is the ratio to reading all replies once; models is
+memory beyond the replies; faster is Flower's time over ours, in processor seconds on one thread and
+in wall seconds with the threads that each takes by default; apart is how far the results differ.
 
-| clients | method | floor s | Flower s | × | models | alloykit s | × | models | faster | apart |"""
+| clients | method | floor s | Flower s | × | models | ours s | × | models | faster | wall | apart |"""
 
 OUTPUT = Path(__file__).parent / "output" / "aggregate.md"
 
@@ -76,9 +78,8 @@ METHODS = (
 def measure(clients: int, millions: int, rounds: int) -> dict[str, Any]:
     """One setting: seconds and models of memory of every method, ours and Flower's."""
     import numpy as np
-    import torch
 
-    torch.set_num_threads(1)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     server, sent = arrays_sent(clients, millions * 1_000_000)
     views = [np.frombuffer(a.data, np.float32, offset=128) for each in sent for a in each.values()]
     floors: list[float] = []
@@ -88,6 +89,7 @@ def measure(clients: int, millions: int, rounds: int) -> dict[str, Any]:
         jobs[method.name, "alloykit"] = ours(method, server)
     seconds: dict[tuple[str, str], list[float]] = {job: [] for job in jobs}
     memory: dict[tuple[str, str], float] = {}
+    walls: dict[tuple[str, str], float] = {}
     apart: dict[str, float] = {}
     results: dict[str, Any] = {}
     for turn in range(rounds):
@@ -98,8 +100,9 @@ def measure(clients: int, millions: int, rounds: int) -> dict[str, Any]:
         for job, run in jobs.items():
             if turn and job[1] == "Flower" and seconds[job][0] > 30:
                 continue  # Slow enough for one look.
-            took, taken, result = costs(run, replies_with(sent))
+            took, passed, taken, result = costs(run, replies_with(sent))
             seconds[job].append(took)
+            walls[job] = min(walls.get(job, passed), passed)
             memory[job] = max(memory.get(job, 0.0), taken / (4e6 * millions))
             if turn == 0:
                 results[job[1]] = result
@@ -118,6 +121,7 @@ def measure(clients: int, millions: int, rounds: int) -> dict[str, Any]:
                     who: {
                         "seconds": min(seconds[method.name, who]),
                         "models": memory[method.name, who],
+                        "wall": walls[method.name, who],
                     }
                     for who in ("Flower", "alloykit")
                 },
@@ -211,15 +215,16 @@ def ours(method: Method, server: Mapping[str, Any]) -> Run:
     return run
 
 
-def costs(run: Run, replies: list[Any]) -> tuple[float, int, Any]:
-    """Processor seconds of a call, bytes that the process grew by at most, and the result."""
+def costs(run: Run, replies: list[Any]) -> tuple[float, float, int, Any]:
+    """Processor and wall seconds of a call, bytes that the process grew by, and the result."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark
-    begun = time.process_time()
+    begun, wall = time.process_time(), time.perf_counter()
     result = run(replies)
-    return time.process_time() - begun, resident("VmHWM") - before, result
+    took, passed = time.process_time() - begun, time.perf_counter() - wall
+    return took, passed, resident("VmHWM") - before, result
 
 
 def resident(mark: str) -> int:
@@ -238,7 +243,7 @@ def table(found: list[dict[str, Any]]) -> str:
     """What was measured, as Markdown."""
     lines = [
         HEAD.format(statistics.mean(each["load"] for each in found)),
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for each in found:
         for row in each["rows"]:
@@ -250,9 +255,19 @@ def table(found: list[dict[str, Any]]) -> str:
                 f"| {theirs['models']:.1f} "
                 f"| {own['seconds']:.3f} | {own['seconds'] / each['floor']:.1f} "
                 f"| {own['models']:.1f} "
-                f"| {theirs['seconds'] / own['seconds']:.1f} | {row['difference']:.1g} |"
+                f"| {theirs['seconds'] / own['seconds']:.1f} | {row['faster']:.1f} "
+                f"| {row['difference']:.1g} |"
             )
     return "\n".join([*lines, ""])
+
+
+def in_a_process(setting: Sequence[int], threads: Mapping[str, str]) -> dict[str, Any]:
+    """``measure`` in a process of its own."""
+    command = [sys.executable, __file__, "--one", *map(str, setting)]
+    printed = subprocess.run(
+        command, env={**os.environ, **threads}, stdout=subprocess.PIPE, check=True
+    ).stdout
+    return dict(json.loads(printed.splitlines()[-1]))
 
 
 def main() -> None:
@@ -266,11 +281,10 @@ def main() -> None:
         return
     found = []
     for setting in SETTINGS:
-        command = [sys.executable, __file__, "--one", *map(str, setting)]
-        printed = subprocess.run(
-            command, env={**os.environ, **ONE_THREAD}, stdout=subprocess.PIPE, check=True
-        ).stdout
-        found.append(json.loads(printed.splitlines()[-1]))
+        measured, threaded = (in_a_process(setting, threads) for threads in (ONE_THREAD, {}))
+        for row, other in zip(measured["rows"], threaded["rows"], strict=True):
+            row["faster"] = other["Flower"]["wall"] / other["alloykit"]["wall"]
+        found.append(measured)
         print(table(found[-1:]).partition("|---|")[2].partition("\n")[2])
     given.output.write_text(table(found))
 

@@ -226,7 +226,7 @@ def main() -> None:
     histories = {name: mean_history([each[0][name] for each in found]) for name in ROUNDED}
     picture(
         histories, given.output / "federated_fashion.png", lines=lines,
-        title="Fashion-MNIST, 10 clients, Dirichlet 0.3",
+        title="Fashion-MNIST, 10 clients, Dirichlet 0.3", split="test",
     )  # fmt: skip
     print(text)
 

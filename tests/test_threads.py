@@ -8,7 +8,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from alloykit.threads import SHORT, one_thread_each, threads_for
+from alloykit.threads import SHORT, alone, mapped, one_thread_each, threads_for
 
 
 def blas_threads() -> set[int]:
@@ -74,3 +74,24 @@ def test_a_small_head_is_solved_on_one_thread_whatever_is_set():
         [sys.executable, "-c", SOLVE], capture_output=True, text=True, check=False, timeout=120
     )
     assert ran.stdout == "{1}\n", ran.stderr
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_mapped_keeps_the_order_and_gives_each_thread_one_of_torch(threads: int) -> None:
+    found = mapped(lambda n: (n, torch.get_num_threads()), range(20), threads)
+    assert [number for number, _ in found] == list(range(20))
+    if threads > 1:
+        assert {each for _, each in found} == {1}
+
+
+def test_mapped_passes_an_error_on() -> None:
+    with pytest.raises(ZeroDivisionError):
+        mapped(lambda n: 1 / n, [1, 0, 2], 2)
+
+
+def test_alone_leaves_torch_and_blas_one_thread_and_puts_them_back() -> None:
+    before = (torch.get_num_threads(), blas_threads())
+    with alone():
+        assert torch.get_num_threads() == 1
+        assert blas_threads() == {1}
+    assert (torch.get_num_threads(), blas_threads()) == before

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
 
 SHORT = 1 << 21
 """Multiplications of a step up to which one thread of torch is as fast as several."""
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def mapped(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
+    """What ``work`` makes of each item, in their order, by so many threads of ours.
+
+    Each computes with one thread of torch. BLAS has to be told by the caller, once for all.
+
+    Example:
+        >>> mapped(abs, [-1, 2], threads=2)
+        [1, 2]
+    """
+    if threads <= 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
+        return list(pool.map(work, items))
 
 
 @contextmanager
@@ -40,6 +62,13 @@ def threads_for(multiplications: int) -> Iterator[None]:
         ...     torch.get_num_threads()
         1
     """
-    alone = one_thread_each() if multiplications <= SHORT else nullcontext()
-    with alone, ThreadpoolController().limit(limits=1, user_api="blas"):
+    torchs = one_thread_each() if multiplications <= SHORT else nullcontext()
+    with torchs, ThreadpoolController().limit(limits=1, user_api="blas"):
+        yield
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """No threads but ours: torch and BLAS take one each, so that bits do not depend on cores."""
+    with one_thread_each(), ThreadpoolController().limit(limits=1, user_api="blas"):
         yield

@@ -63,7 +63,9 @@ def combine(
     if isinstance(rule, Sum) and "norm" not in aggregator.asks and (at_once or not measured):
         # A step wants small changes in all their digits.
         exact = aggregator.step is not None
-        return _summed_at_once(values, rule, reports, checks, measured=measured, exact=exact)
+        return _summed_at_once(
+            values, rule, reports, checks, measured=measured, exact=exact, at_once=at_once
+        )
     if isinstance(rule, Gram) or (isinstance(rule, Blocks) and rule.chosen is not None):
         products = values.products()
         squares: Sequence[float] = np.diagonal(products).tolist()
@@ -78,14 +80,22 @@ def combine(
     if isinstance(rule, Blocks):
         if rule.chosen is not None:
             values = values.only(rule.chosen(products, reports))
-        return Combined(lambda name: values.blockwise(name, rule.combine), None, reports)
+        return Combined(
+            _each(values, lambda name: values.blockwise(name, rule.combine), at_once), None, reports
+        )
     if isinstance(rule, Sum):
         if bad := boundless(rule, reports):
             return Combined(_nothing, None, reports, bad)
         factors: Sequence[float] = finite(rule.coefficients(reports))
     else:
         factors = finite(rule.coefficients(products, reports))
-    return Combined(lambda name: values.combination(name, factors), factors, reports)
+    combined = _each(values, lambda name: values.combination(name, factors), at_once)
+    return Combined(combined, factors, reports)
+
+
+def _each(values: Values, make: Callable[[str], Tensor], at_once: bool) -> Callable[[str], Tensor]:
+    """The function itself; with all tensors made by all threads where they may be in memory."""
+    return values.over_tensors(make).pop if at_once else make
 
 
 def boundless(rule: Sum, reports: Reports) -> dict[int, str]:
@@ -115,7 +125,14 @@ def finite(factors: Sequence[float]) -> list[float]:
 
 
 def _summed_at_once(
-    values: Values, rule: Sum, reports: Reports, checks: Checks, *, measured: bool, exact: bool
+    values: Values,
+    rule: Sum,
+    reports: Reports,
+    checks: Checks,
+    *,
+    measured: bool,
+    exact: bool,
+    at_once: bool,
 ) -> Combined:
     """Sum and measure in one pass: what must be left out is rare, and then the sum is made anew."""
     if bad := boundless(rule, reports):
@@ -124,9 +141,9 @@ def _summed_at_once(
     if not measured:
         is_mean = abs(math.fsum(factors) - 1.0) < ONE and min(factors) >= 0.0
         combined = values.mean if is_mean and not exact else values.combination
-        return Combined(lambda name: combined(name, factors), factors, reports)
-    squares = [0.0] * len(reports)
-    sums = {name: values.combination(name, factors, squares) for name in values.structure.averaged}
+        each = _each(values, lambda name: combined(name, factors), at_once)
+        return Combined(each, factors, reports)
+    sums, squares = values.combinations(factors)
     reports, bad = looked_at(values, reports, squares, checks)
     return Combined(_nothing if bad else sums.pop, factors, reports, bad)
 

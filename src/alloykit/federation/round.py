@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alloykit.checkpoints.opening import open_checkpoint
@@ -32,7 +33,7 @@ from alloykit.federation.structure import (
 )
 from alloykit.federation.update import Aggregated, Counted, LeftOut, RoundRecord, Update
 from alloykit.federation.values import Source, Values
-from alloykit.threads import one_thread_each
+from alloykit.threads import alone, one_thread_each
 from alloykit.types import Checkpoint, TensorSpec
 
 Write = Callable[[Mapping[str, TensorSpec], Iterator[tuple[str, Tensor]], RoundRecord], None]
@@ -110,7 +111,7 @@ class Round:
         self._state, self._checks = state or ServerState(), checks or Checks()
         if aggregator.private:
             self._checks = replace(self._checks, examples_ratio=None, norm_ratio=None)
-        self._room = memory_limit
+        self._room, self._threads = memory_limit, torch.get_num_threads()
         kept = (keep,) if isinstance(keep, str) else keep
         self._structure: Structure | None = None
         if self._server is None:
@@ -177,7 +178,7 @@ class Round:
             MissingInput: None counts, and there is no server's model to keep.
             CheckpointError: The result is outside the range of its dtype.
         """
-        with one_thread_each():
+        with alone():
             while True:
                 try:
                     return self._closed(write)
@@ -314,7 +315,7 @@ class Round:
             running = self._sums[taken[0].says or not self._weighs]
             factors, divisor = finite(self._rule.coefficients(reports)), self._rule.divisor(reports)
             return Combined(lambda name: running.combination(name, divisor), factors, reports)
-        values = Values(self._structure, _sources(taken), self._server)
+        values = Values(self._structure, _sources(taken), self._server, self._threads)
         return combine(values, self._rule, reports, self._checks, self._aggregator, at_once=at_once)
 
     def _new_model(

@@ -22,6 +22,7 @@ def picture(
     *,
     lines: Mapping[str, float] | None = None,
     title: str = "",
+    split: str = "validation",
 ) -> Path:
     """Draw how good the server's model is after so many rounds, and after so many megabytes.
 
@@ -30,6 +31,7 @@ def picture(
         path: A file ending in .png, .svg or .pdf; an existing one is replaced.
         lines: Scores to compare with, by name, drawn across: training on the union, an ensemble.
         title: Above the left panel; by default the metric.
+        split: What the scores are of.
 
     Raises:
         MissingInput: No round has a score.
@@ -54,7 +56,7 @@ def picture(
     metric = named[next(iter(drawn))].metric.replace("_", " ")
     _finish(left, "round", lines or {})
     _finish(right, "megabytes moved, both ways", lines or {})
-    left.set_ylabel(f"validation {metric}")
+    left.set_ylabel(f"{split} {metric}")
     left.set_title(title or f"{metric[:1].upper()}{metric[1:]} after each round", **HEADLINE)
     right.set_title("The same, by what it cost to send", **HEADLINE)
     left.xaxis.get_major_locator().set_params(integer=True)

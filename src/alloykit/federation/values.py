@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from alloykit.federation.contract import Matrix
 from alloykit.federation.fused import running_mean, sum_of_deltas
 from alloykit.federation.holding import in_memory
 from alloykit.federation.structure import Structure
+from alloykit.threads import mapped
 from alloykit.types import Checkpoint, TensorGroup
 
 BLOCK = 1 << 16
@@ -34,6 +35,10 @@ SMALLEST = 1e-30
 FAR = 1e4
 """Squared lengths over this multiple of the median are those of absurd clients."""
 
+WORTH_THREADS = 1 << 22
+"""Elements of all clients together below which one thread is as fast as several."""
+
+Made = TypeVar("Made")
 Read = Callable[[int, int], Tensor]
 Rows = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
@@ -61,15 +66,17 @@ class Values:
         structure: What is averaged.
         sources: The clients.
         server: The server's model, or None.
+        threads: Of the arithmetic, each with a tensor of its own.
     """
 
     structure: Structure
     sources: Sequence[Source]
     server: Checkpoint | None
+    threads: int = 1
 
     def only(self, positions: Sequence[int]) -> Values:
         """The same with these clients only."""
-        return Values(self.structure, [self.sources[i] for i in positions], self.server)
+        return replace(self, sources=[self.sources[i] for i in positions])
 
     def combination(
         self, name: str, coefficients: Sequence[float], squares: list[float] | None = None
@@ -152,11 +159,33 @@ class Values:
 
     def squares(self) -> list[float]:
         """The squared lengths of all deltas; NaN and infinities show in them."""
-        sums = [0.0] * len(self.sources)
-        nothing = [0.0] * len(self.sources)
-        for name in self.structure.averaged:
-            self.combination(name, nothing, sums)
-        return sums
+        return self.combinations([0.0] * len(self.sources))[1]
+
+    def combinations(self, coefficients: Sequence[float]) -> tuple[dict[str, Tensor], list[float]]:
+        """``combination`` of every tensor, and the squared lengths of all deltas.
+
+        Tensors are shared out to the threads; each adds up alone, so that the bits do not depend
+        on how many there are. Without coefficients but 0 no sum is made, and there are no tensors.
+        """
+        wanted = any(coefficients)
+
+        def one(name: str) -> tuple[Tensor | None, list[float]]:
+            squares = [0.0] * len(self.sources)
+            found = self.combination(name, coefficients, squares)
+            return found if wanted else None, squares
+
+        made = self.over_tensors(one)
+        squares = [math.fsum(each) for each in zip(*(s for _, s in made.values()), strict=True)]
+        sums = {name: found for name, (found, _) in made.items() if found is not None}
+        return sums, squares or [0.0] * len(self.sources)
+
+    def over_tensors(self, make: Callable[[str], Made]) -> dict[str, Made]:
+        """What a function makes of each averaged tensor, largest first, by all threads."""
+        names = sorted(self.structure.averaged, key=lambda n: -self.structure.numel(n))
+        small = sum(map(self.structure.numel, names)) * len(self.sources) < WORTH_THREADS
+        made = mapped(make, names, 1 if small else self.threads)
+        found = dict(zip(names, made, strict=True))
+        return {name: found[name] for name in self.structure.averaged}
 
     def products(self) -> Matrix:
         """Inner products of all deltas.
@@ -167,13 +196,17 @@ class Values:
         Shapes:
             -> [client, client], float64
         """
-        total = np.zeros((len(self.sources),) * 2)
-        for name in self.structure.averaged:
+
+        def one(name: str) -> Matrix:
             found = self._products_of(name, self.structure.wide(name))
-            if not np.isfinite(found).all():
-                # Large numbers leave the range of float32; NaN and infinities show in float64 too.
-                found = self._products_of(name, torch.float64)
-            total += found
+            if np.isfinite(found).all():
+                return found
+            # Large numbers leave the range of float32; NaN and infinities show in float64 too.
+            return self._products_of(name, torch.float64)
+
+        total = np.zeros((len(self.sources),) * 2)
+        for products in self.over_tensors(one).values():
+            total += products
         return total
 
     def _products_of(self, name: str, wide: torch.dtype) -> Matrix:

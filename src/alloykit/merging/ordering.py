@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,13 +63,16 @@ def _compared(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _sorted(tensors: Sequence[Tensor]) -> list[Tensor]:
-    block = torch.stack(list(tensors), dim=-1)
-    if block.is_cpu:
-        # Several times as fast as torch's sort on short rows: it uses the processor's vectors.
-        block.numpy().sort(axis=-1)
-    else:
-        block = block.sort(dim=-1).values
-    return list(block.unbind(-1))
+    if not tensors[0].is_cpu:
+        return list(torch.stack(list(tensors), dim=-1).sort(dim=-1).values.unbind(-1))
+    # NumPy's sort of short rows is several times as fast as torch's: it uses the processor's
+    # vectors. It also fills the columns faster.
+    arrays = [tensor.numpy() for tensor in tensors]
+    block = np.empty((len(arrays[0]), len(arrays)), arrays[0].dtype)
+    for column, array in enumerate(arrays):
+        block[:, column] = array
+    block.sort(axis=-1)
+    return list(torch.from_numpy(block).unbind(-1))
 
 
 def in_order_with_weights(
