@@ -40,7 +40,8 @@ Made by `python benchmarks/aggregate.py` in an environment with Flower, in one r
 memory beyond the replies; faster is Flower's time over ours, in processor seconds on one thread and
 in wall seconds with the threads that each takes by default; apart is how far the results differ.
 
-| clients | method | floor s | Flower s | × | models | ours s | × | models | faster | wall | apart |"""
+| clients | method | floor s | Flower s | × | models | ours s | × | models | faster | wall | apart |
+"""
 
 OUTPUT = Path(__file__).parent / "output" / "aggregate.md"
 

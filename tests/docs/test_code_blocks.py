@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from alloykit.cli import main
-from alloykit.comparison.study import check_study
+from alloykit.comparison.federated_study import FederatedStudy
+from alloykit.comparison.study import Study, check_study
 from alloykit.recipes.reading import read_recipe
 from alloykit.registry import (
     distillation_losses,
@@ -64,7 +65,8 @@ def test_every_block_of_the_page_runs(page: Path, folder: Path):
 def _check_yaml(block: Block, page: Path, folder: Path) -> None:
     content = yaml.safe_load(block.code)
     if "merge_method" not in content:
-        check_study(content, where=f"{page.name}:{block.line}")
+        kind = Study if "members" in content else FederatedStudy
+        check_study(content, kind, where=f"{page.name}:{block.line}")
         return
     path = folder / (block.file or "block.yaml")
     path.write_text(block.code, encoding="utf-8")

@@ -2,35 +2,44 @@
 
 A recipe is JSON: {"kind": "member" | "ensemble" | "merge" | "fusion" | "trained", "members":
 [names], ...}. An ensemble has "rule", "parameters" and the fitted "state"; a merge has "method",
-"parameters", "weights", "base" and, where BatchNorm statistics are to be re-estimated,
-"batch_norm". What a fusion's head or a trained model learned is kept apart; "state" finds it.
+"parameters", "weights", "base", "aligned" where units are matched first, and, where BatchNorm
+statistics are to be re-estimated, "batch_norm". What a fusion's head or a trained model learned is
+kept apart; "state" finds it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from alloykit.alignment.aligning import aligned
 from alloykit.checkpoints.digests import content_digest
 from alloykit.checkpoints.exporting import save_exported
 from alloykit.checkpoints.opening import open_checkpoint
 from alloykit.checkpoints.provenance import provenance
 from alloykit.checkpoints.writing import write_safetensors
 from alloykit.comparison import fusing, training_trial
-from alloykit.comparison.setting import Setting
+from alloykit.comparison.setting import Member, Setting
 from alloykit.data.batches import placed
 from alloykit.ensembling.module import Ensemble
-from alloykit.errors import CheckpointError, InvalidParameter, OutputExists
+from alloykit.errors import (
+    AlignmentError,
+    CheckpointError,
+    InvalidParameter,
+    MissingInput,
+    OutputExists,
+)
 from alloykit.evaluation.batch_norm import update_batch_norm
 from alloykit.execution.plan import plan_merge
 from alloykit.execution.results import in_form_of
 from alloykit.execution.run import merge_in_memory
 from alloykit.registry import ensemble_rules
+from alloykit.types import Checkpoint
 
 PROGRAM_SUFFIX = ".pt2"
 WEIGHTS_SUFFIX = ".safetensors"
@@ -56,6 +65,8 @@ def assemble(recipe: Mapping[str, Any], setting: Setting) -> nn.Module:
         return training_trial.assembled(recipe, setting)
     base = setting.base if recipe["base"] is not None else None
     checkpoints = [member.checkpoint for member in members]
+    if recipe.get("aligned"):
+        checkpoints = _aligned(members, setting)
     plan = plan_merge(
         checkpoints,
         recipe["method"],
@@ -68,6 +79,17 @@ def assemble(recipe: Mapping[str, Any], setting: Setting) -> nn.Module:
     if recipe.get("batch_norm") and setting.batch_norm is not None:
         update_batch_norm(module, setting.batch_norm.batches())
     return module.eval()
+
+
+def _aligned(members: Sequence[Member], setting: Setting) -> list[Checkpoint]:
+    """The members' tensors with their units in the order of the first."""
+    inputs = placed(setting.validation.inputs_sample(), members[0].module)
+    try:
+        models = aligned([member.module for member in members], inputs, seed=setting.seed)
+    except AlignmentError as error:
+        raise MissingInput(f"Its units cannot be matched. {error}") from error
+    named = zip(members, models, strict=True)
+    return [open_checkpoint(model, name=member.name) for member, model in named]
 
 
 def _require_unchanged(recipe: Mapping[str, Any], setting: Setting) -> None:

@@ -25,6 +25,7 @@ class Candidate:
         source: What a fusion head is fed: "outputs" or "features".
         context: What describes an example to a fusion head: "none" or "features".
         learns_from: Who teaches a student; the split that a model is retrained on.
+        aligned: Whether the units of the members are brought into one order before a merge.
         start: Members whose average a student starts from; () for one that starts anew.
         why_not: Why it does not apply here, in plain words; "" where it does.
     """
@@ -38,6 +39,7 @@ class Candidate:
     source: Source = "outputs"
     context: Literal["none", "features"] = "none"
     learns_from: str = ""
+    aligned: bool = False
     start: tuple[str, ...] = ()
     why_not: str = ""
 

@@ -15,6 +15,9 @@ from alloykit.evaluation.batch_norm import has_batch_norm
 from alloykit.registry import Entry, ensemble_rules, merge_methods, soups
 from alloykit.types import Family
 
+ALIGNED = "aligned average"
+"""The average of members whose units were matched first."""
+
 
 def all_candidates(setting: Setting) -> list[Candidate]:
     """Members, what reuses their predictions, merges, soups, and last what has to be trained."""
@@ -108,6 +111,8 @@ def _merges(entry: Entry, setting: Setting) -> Iterator[Candidate]:
             by = setting.metric.name
             name = candidate.name.replace(entry.name, f"{entry.name} (by {by})", 1)
             yield replace(candidate, name=name, weights_by=by)
+            name = candidate.name.replace(entry.name, ALIGNED, 1)
+            yield replace(candidate, name=name, method="align", aligned=True)
 
 
 def _soups(entry: Entry, setting: Setting) -> Iterator[Candidate]:

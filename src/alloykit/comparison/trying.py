@@ -134,7 +134,8 @@ def _merge(candidate: Candidate, setting: Setting) -> Trial:
 def _merge_recipe(candidate: Candidate, setting: Setting) -> dict[str, Any]:
     recipe: dict[str, Any] = {
         "kind": "merge",
-        "method": candidate.method,
+        "method": "linear" if candidate.aligned else candidate.method,
+        "aligned": candidate.aligned,
         "parameters": dict(candidate.parameters),
         "members": list(candidate.members),
         "weights": list(_metric_weights(candidate, setting)) if candidate.weights_by else None,
@@ -167,6 +168,8 @@ def _merge_recipe(candidate: Candidate, setting: Setting) -> dict[str, Any]:
 def _merge_notes(recipe: Mapping[str, Any], model: nn.Module) -> Iterator[str]:
     if "chosen_by" in recipe:
         yield "chosen on validation, so that its validation score flatters it"
+    if recipe["aligned"]:
+        yield "units matched by weights; what each member computes stays the same"
     if has_batch_norm(model) and recipe["batch_norm"]:
         yield f"BatchNorm statistics re-estimated on {recipe['batch_norm']} inputs"
 
