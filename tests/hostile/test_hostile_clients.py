@@ -182,6 +182,9 @@ def test_one_bad_client_changes_nothing_for_the_others(name: str, row: str, tmp_
 @pytest.mark.parametrize("rows", [MODELS, NUMBERS], ids=["models", "numbers"])
 @pytest.mark.parametrize("name", EVERY)
 def test_nor_do_all_bad_ones_at_once(name: str, rows: Collection[str], tmp_path: Path) -> None:
+    if built(name).private:
+        # Clipping is what those that are far off meet: no client decides about another.
+        rows = [row for row in rows if reasons_of([row])[row] != FAR]
     for sent in ([*bad_ones(tmp_path, rows), *SENT], [*SENT, *bad_ones(tmp_path, rows)]):
         check(aggregate_updates(SERVER, sent, built(name)), alone[name], reasons_of(rows))
 

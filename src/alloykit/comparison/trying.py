@@ -168,7 +168,7 @@ def _merge_recipe(candidate: Candidate, setting: Setting) -> dict[str, Any]:
 def _merge_notes(recipe: Mapping[str, Any], model: nn.Module) -> Iterator[str]:
     if "chosen_by" in recipe:
         yield "chosen on validation, so that its validation score flatters it"
-    if recipe["aligned"]:
+    if recipe.get("aligned"):
         yield "units matched by weights; what each member computes stays the same"
     if has_batch_norm(model) and recipe["batch_norm"]:
         yield f"BatchNorm statistics re-estimated on {recipe['batch_norm']} inputs"

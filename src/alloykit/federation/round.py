@@ -109,6 +109,7 @@ class Round:
         self._server = None if server is None else open_checkpoint(server, name="the server")
         self._aggregator = aggregator
         self._state, self._checks = state or ServerState(), checks or Checks()
+        one_by_one = memory_limit is not None and not self._checks.compares(aggregator)
         if aggregator.private:
             self._checks = replace(self._checks, examples_ratio=None, norm_ratio=None)
         self._room, self._threads = memory_limit, torch.get_num_threads()
@@ -124,7 +125,6 @@ class Round:
         self._weighs = "num_examples" in aggregator.asks
         self._taken: dict[str, Taken] = {}
         self._left: list[LeftOut] = []
-        one_by_one = memory_limit is not None and not self._checks.compares(aggregator)
         known = self._structure is not None
         # One of clients that say how many examples they have, and one of those that do not: which
         # of them counts is known at the end.
