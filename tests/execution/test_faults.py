@@ -375,7 +375,7 @@ SLOWLY = """
 import time
 from alloykit.execution.output import PartialFiles
 write = PartialFiles.write
-PartialFiles.write = lambda *arguments: (time.sleep(0.2), write(*arguments))
+PartialFiles.write = lambda *arguments: (time.sleep(1.0), write(*arguments))
 from alloykit.cli import main
 main()
 """
