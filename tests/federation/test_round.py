@@ -18,6 +18,7 @@ from torch import nn
 from alloykit.errors import CheckpointError, DataError, InvalidParameter, MissingInput
 from alloykit.federation.aggregating import aggregate_updates
 from alloykit.federation.checks import Checks
+from alloykit.federation.choosing import as_aggregator
 from alloykit.federation.contract import ServerState
 from alloykit.federation.dp_fixed_clipping import dp_fixed_clipping
 from alloykit.federation.fedavgm import fedavgm
@@ -446,3 +447,23 @@ def test_threads_are_given_back():
     before = torch.get_num_threads()
     closed(SENT)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("name", "needed"), [("krum", 9), ("multi_krum", 9), ("bulyan", 15)])
+def test_clients_found_out_are_no_longer_among_the_malicious(name, needed):
+    server = {"w": torch.zeros(3)}
+    spread = torch.linspace(-0.1, 0.1, needed)
+    honest = [update(f"c{i:02}", {"w": torch.ones(3) + x}) for i, x in enumerate(spread[:-3])]
+    broken = [update(f"z{i}", {"w": torch.full((3,), torch.nan)}) for i in range(3)]
+    rule = as_aggregator(name, {"num_malicious": 3})
+    twice = [honest[0]] * 3  # a second update of one client finds nobody
+    found = aggregate_updates(server, [*honest, *broken], rule)
+    assert len(found.record.counted) == needed - 3
+    assert (found.tensors["w"] - 1.0).abs().max() < 0.1
+    # One that never answered may be honest, and one that answered may be malicious.
+    round_ = Round(server, rule)
+    for each in [*honest, *twice]:
+        round_.add(each)
+    round_.leave_out("late", "it never answered")
+    with pytest.raises(InvalidParameter, match="num_malicious=3"):
+        round_.close()

@@ -30,7 +30,8 @@ def bulyan(num_malicious: int = 1, compat: Literal["flower"] | None = None) -> P
 
     Args:
         num_malicious: f, how many clients may be malicious, at least 0; the default is 1. With f
-            there must be at least 4f + 3 clients in a round.
+            there must be at least 4f + 3 clients in a round. Where there are fewer, f falls by
+            as many as were left out for what they sent, at most.
         compat: "flower" chooses the n − 2f clients with the least scores all at once, without
             new scores among those left.
 

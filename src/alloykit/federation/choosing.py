@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from alloykit.errors import InvalidParameter, UnknownName, did_you_mean
 from alloykit.federation.contract import Aggregator, Blocks, Merge, Parts, Rule, assembled
+from alloykit.numerics import is_whole
 from alloykit.registry import aggregators, merge_methods
 from alloykit.types import MergeMethod, TensorGroup
 
@@ -53,6 +54,26 @@ def as_aggregator(
         f"Aggregators: {', '.join(aggregators.names())}; and every merge method: "
         "alloykit methods."
     )
+
+
+def with_fewer_malicious(aggregator: Aggregator, found: int) -> Iterator[Aggregator]:
+    """The aggregator, then with a ``num_malicious`` that is less by one, two, up to ``found``.
+
+    Malicious clients that were found out by what they sent are not among those that are left, so
+    that fewer clients are enough.
+
+    Example:
+        >>> krum = as_aggregator("krum", {"num_malicious": 3})
+        >>> [each.parameters["num_malicious"] for each in with_fewer_malicious(krum, 2)]
+        [3, 2, 1]
+    """
+    yield aggregator
+    most = aggregator.parameters.get("num_malicious")
+    if is_whole(most) and aggregator.name in aggregators.names():
+        for fewer in range(most - 1, max(most - found, 0) - 1, -1):
+            yield aggregators.build(
+                aggregator.name, **{**aggregator.parameters, "num_malicious": fewer}
+            )
 
 
 def _of_merge(method: MergeMethod) -> Aggregator:

@@ -10,11 +10,21 @@ import numpy as np
 from torch import Tensor
 
 from alloykit.checkpoints.wording import shown
-from alloykit.errors import CheckpointError
+from alloykit.errors import CheckpointError, InvalidParameter
 from alloykit.execution.plan import plan_merge
 from alloykit.execution.run import merge_in_memory
 from alloykit.federation.checks import Checks, exceeds
-from alloykit.federation.contract import Aggregator, Blocks, Gram, Merge, Reports, Rule, Sum
+from alloykit.federation.choosing import with_fewer_malicious
+from alloykit.federation.contract import (
+    Aggregator,
+    Blocks,
+    Gram,
+    Merge,
+    Reports,
+    Rule,
+    ServerState,
+    Sum,
+)
 from alloykit.federation.values import Source, Values
 from alloykit.numerics import compute_dtype, unusable_values
 from alloykit.types import Checkpoint, TensorSpec
@@ -38,6 +48,31 @@ class Combined:
     coefficients: Sequence[float] | None
     reports: Reports
     bad: dict[int, str] = field(default_factory=dict)
+
+
+def combine_without(
+    found: int,
+    values: Values,
+    state: ServerState,
+    reports: Reports,
+    checks: Checks,
+    aggregator: Aggregator,
+    *,
+    at_once: bool,
+) -> Combined:
+    """``combine``, where some clients were already found out by what they sent.
+
+    Raises:
+        InvalidParameter: There are too few clients, even if those were all that are malicious.
+    """
+    refused: InvalidParameter | None = None
+    for each in with_fewer_malicious(aggregator, found):
+        try:
+            return combine(values, each.rule(state), reports, checks, each, at_once=at_once)
+        except InvalidParameter as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
 
 
 def combine(

@@ -21,7 +21,8 @@ def krum(num_malicious: int = 1) -> Parts:
 
     Args:
         num_malicious: f, how many clients may be malicious, at least 0; the default is 1. With f
-            there must be at least 2f + 3 clients in a round.
+            there must be at least 2f + 3 clients in a round. Where there are fewer, f falls by
+            as many as were left out for what they sent, at most.
 
     Raises:
         InvalidParameter: f is negative; in the round, fewer than 2f + 3 clients.

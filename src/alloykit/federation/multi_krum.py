@@ -24,7 +24,8 @@ def multi_krum(num_malicious: int = 1, num_selected: int | None = None) -> Parts
 
     Args:
         num_malicious: f, how many clients may be malicious, at least 0; the default is 1. With f
-            there must be at least 2f + 3 clients in a round.
+            there must be at least 2f + 3 clients in a round. Where there are fewer, f falls by
+            as many as were left out for what they sent, at most.
         num_selected: m, how many are averaged, from 1 (``krum``) to n − f. None, the default,
             means n − f; the paper's proof holds up to n − f − 2.
 

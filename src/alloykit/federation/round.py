@@ -15,7 +15,7 @@ from alloykit.checkpoints.wording import counted, shown
 from alloykit.data.storage import MEMORY_LIMIT
 from alloykit.errors import AlloyError, CheckpointError, DataError, MissingInput
 from alloykit.federation.checks import Checks, claims, exceeds
-from alloykit.federation.combining import Combined, boundless, combine, finite, looked_at
+from alloykit.federation.combining import Combined, boundless, combine_without, finite, looked_at
 from alloykit.federation.contract import Aggregator, Merge, Report, ServerState, Sum
 from alloykit.federation.controls import SLOT, misfit_of_control, moved
 from alloykit.federation.finishing import Ending, Slots
@@ -125,6 +125,7 @@ class Round:
         self._weighs = "num_examples" in aggregator.asks
         self._taken: dict[str, Taken] = {}
         self._left: list[LeftOut] = []
+        self._refused: set[str] = set()  # who was left out for what they sent
         known = self._structure is not None
         # One of clients that say how many examples they have, and one of those that do not: which
         # of them counts is known at the end.
@@ -149,6 +150,7 @@ class Round:
         with one_thread_each():
             reason = self._reason_against(update)
         if reason:
+            self._refused.add(str(update.client))
             self.leave_out(update.client, reason)
         return reason
 
@@ -303,6 +305,7 @@ class Round:
         self._leave_out_all({c: said.format(n, ratio) for c, n, over in absurd if over})
 
     def _leave_out_all(self, reasons: Mapping[str, str]) -> None:
+        self._refused |= reasons.keys()
         for client, reason in sorted(reasons.items()):
             del self._taken[client]
             self.leave_out(client, reason)
@@ -316,7 +319,10 @@ class Round:
             factors, divisor = finite(self._rule.coefficients(reports)), self._rule.divisor(reports)
             return Combined(lambda name: running.combination(name, divisor), factors, reports)
         values = Values(self._structure, _sources(taken), self._server, self._threads)
-        return combine(values, self._rule, reports, self._checks, self._aggregator, at_once=at_once)
+        found = len(self._refused - self._taken.keys())
+        return combine_without(
+            found, values, self._state, reports, self._checks, self._aggregator, at_once=at_once
+        )
 
     def _new_model(
         self, taken: Sequence[Taken], found: Combined, write: Write | None
