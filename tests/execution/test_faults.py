@@ -372,10 +372,11 @@ def test_an_interrupt_at_any_moment_leaves_nothing(models, tmp_path, monkeypatch
 
 
 SLOWLY = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
 from alloykit.execution.output import PartialFiles
 write = PartialFiles.write
-PartialFiles.write = lambda *arguments: (time.sleep(1.0), write(*arguments))
+PartialFiles.write = lambda *arguments: (time.sleep(0.2), write(*arguments))
 from alloykit.cli import main
 main()
 """
