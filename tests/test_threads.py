@@ -78,7 +78,7 @@ def test_a_small_head_is_solved_on_one_thread_whatever_is_set():
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_mapped_keeps_the_order_and_gives_each_thread_one_of_torch(threads: int) -> None:
-    found = mapped(lambda n: (n, torch.get_num_threads()), range(20), threads)
+    found = list(mapped(lambda n: (n, torch.get_num_threads()), range(20), threads))
     assert [number for number, _ in found] == list(range(20))
     if threads > 1:
         assert {each for _, each in found} == {1}
@@ -86,7 +86,7 @@ def test_mapped_keeps_the_order_and_gives_each_thread_one_of_torch(threads: int)
 
 def test_mapped_passes_an_error_on() -> None:
     with pytest.raises(ZeroDivisionError):
-        mapped(lambda n: 1 / n, [1, 0, 2], 2)
+        list(mapped(lambda n: 1 / n, [1, 0, 2], 2))
 
 
 def test_alone_leaves_torch_and_blas_one_thread_and_puts_them_back() -> None:

@@ -19,19 +19,20 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def mapped(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
+def mapped(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
     """What ``work`` makes of each item, in their order, by so many threads of ours.
 
     Each computes with one thread of torch. BLAS has to be told by the caller, once for all.
 
     Example:
-        >>> mapped(abs, [-1, 2], threads=2)
+        >>> list(mapped(abs, [-1, 2], threads=2))
         [1, 2]
     """
     if threads <= 1:
-        return [work(item) for item in items]
+        yield from map(work, items)
+        return
     with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
-        return list(pool.map(work, items))
+        yield from pool.map(work, items)
 
 
 @contextmanager

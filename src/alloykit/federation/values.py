@@ -180,12 +180,14 @@ class Values:
         return sums, squares or [0.0] * len(self.sources)
 
     def over_tensors(self, make: Callable[[str], Made]) -> dict[str, Made]:
-        """What a function makes of each averaged tensor, largest first, by all threads."""
+        """What a function makes of each averaged tensor, by all threads."""
+        return dict(self._each_tensor(make))
+
+    def _each_tensor(self, make: Callable[[str], Made]) -> Iterator[tuple[str, Made]]:
+        """The same one by one, the largest first."""
         names = sorted(self.structure.averaged, key=lambda n: -self.structure.numel(n))
         small = sum(map(self.structure.numel, names)) * len(self.sources) < WORTH_THREADS
-        made = mapped(make, names, 1 if small else self.threads)
-        found = dict(zip(names, made, strict=True))
-        return {name: found[name] for name in self.structure.averaged}
+        return zip(names, mapped(make, names, 1 if small else self.threads), strict=True)
 
     def products(self) -> Matrix:
         """Inner products of all deltas.
@@ -205,7 +207,7 @@ class Values:
             return self._products_of(name, torch.float64)
 
         total = np.zeros((len(self.sources),) * 2)
-        for products in self.over_tensors(one).values():
+        for _, products in self._each_tensor(one):
             total += products
         return total
 
